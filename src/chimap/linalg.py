@@ -1,0 +1,128 @@
+"""Differences, proximal maps, conjugate gradients and FFT helpers that every room shares.
+
+Volumes are (*batch, x, y, z). Differences are periodic, so that the FFT diagonalises them, and in units per
+mm. `divergence` is the negative adjoint of `gradient`.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from scipy.fft import next_fast_len
+from torch import Tensor
+
+from chimap.arrays import Shape, Triple, Volume
+
+SPACE = (-3, -2, -1)
+
+
+def gradient(volume: Volume, voxel_size: Triple) -> Tensor:
+    """Forward differences [1/mm], stacked before space: shape (*batch, 3, x, y, z)."""
+    parts = [(volume.roll(-1, axis) - volume) / size for axis, size in zip(SPACE, voxel_size, strict=True)]
+    return torch.stack(parts, dim=-4)
+
+
+def divergence(vectors: Tensor, voxel_size: Triple) -> Volume:
+    """Backward differences [1/mm] of (*batch, 3, x, y, z), summed: minus the adjoint of `gradient`."""
+    parts = vectors.unbind(dim=-4)
+    terms = [
+        (part - part.roll(1, axis)) / size for part, axis, size in zip(parts, SPACE, voxel_size, strict=True)
+    ]
+    return terms[0] + terms[1] + terms[2]
+
+
+def laplacian_spectrum(shape: Shape, voxel_size: Triple, *, device: torch.device | None = None) -> Tensor:
+    """Eigenvalues [1/mm^2] of -divergence(gradient) on the half spectrum of `rfftn`, non-negative."""
+    terms = []
+    for axis, (n, size) in enumerate(zip(shape, voxel_size, strict=True)):
+        k = torch.arange(n // 2 + 1 if axis == 2 else n, device=device, dtype=torch.float64)
+        view = [1, 1, 1]
+        view[axis] = -1
+        terms.append((2 * torch.sin(torch.pi * k / n) / size).square().reshape(view))
+    return (terms[0] + terms[1] + terms[2]).float()
+
+
+def rfft(volume: Volume, shape: Sequence[int] | None = None) -> Tensor:
+    """Half spectrum over space; zero-padded to `shape` at the far end where it is given."""
+    return torch.fft.rfftn(volume, s=None if shape is None else tuple(shape), dim=SPACE)
+
+
+def irfft(spectrum: Tensor, shape: Sequence[int]) -> Volume:
+    """Inverse of `rfft` on a grid of `shape`; needed because a half spectrum does not tell odd from even."""
+    return torch.fft.irfftn(spectrum, s=tuple(shape), dim=SPACE)
+
+
+def fast_shape(shape: Sequence[int]) -> Shape:
+    """The next grid whose sides are products of 2, 3 and 5, even along z: fast for real transforms."""
+    x, y, z = (next_fast_len(int(n), real=True) for n in shape)
+    while z % 2:
+        z = next_fast_len(z + 1, real=True)
+    return x, y, z
+
+
+def crop(volume: Tensor, shape: Sequence[int]) -> Tensor:
+    """The first voxels of each axis: undoes zero-padding at the far end."""
+    x, y, z = shape
+    return volume[..., :x, :y, :z]
+
+
+def bounding_box(mask: Tensor, margin: Sequence[int] = (0, 0, 0)) -> tuple[slice, slice, slice]:
+    """Slices around the true voxels of (x, y, z), grown by `margin` voxels within the grid.
+
+    Raises:
+        ValueError: The mask is empty.
+    """
+    slices = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        (inside,) = torch.nonzero(mask.any(dim=others), as_tuple=True)
+        if inside.numel() == 0:
+            raise ValueError("the mask is empty")
+        low = max(int(inside[0]) - margin[axis], 0)
+        slices.append(slice(low, min(int(inside[-1]) + 1 + margin[axis], mask.shape[axis])))
+    return slices[0], slices[1], slices[2]
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product over space, shape (*batch, 1, 1, 1)."""
+    return (a * b).sum(dim=SPACE, keepdim=True)
+
+
+def conjugate_gradient(
+    operator: Callable[[Volume], Volume],
+    right_side: Volume,
+    *,
+    start: Volume | None = None,
+    iterations: int = 50,
+    tolerance: float = 1e-3,
+) -> Volume:
+    """Solve operator(x) = right_side for a symmetric positive (semi-)definite operator.
+
+    Args:
+        operator: Linear map of volumes to volumes of the same shape.
+        right_side: Shape (*batch, x, y, z); every member of a batch has its own step sizes.
+        start: First guess, zero if None.
+        iterations: Most steps.
+        tolerance: Stop once every residual is below this share of its right side.
+
+    Returns:
+        x, same shape.
+
+    References:
+        Hestenes and Stiefel 1952, doi:10.6028/jres.049.044.
+    """
+    x = torch.zeros_like(right_side) if start is None else start.clone()
+    residual = right_side - operator(x) if start is not None else right_side.clone()
+    direction = residual.clone()
+    energy = dot(residual, residual)
+    goal = tolerance**2 * dot(right_side, right_side)
+    tiny = torch.finfo(right_side.dtype).tiny
+    for _ in range(iterations):
+        if (energy <= goal).all():
+            break
+        mapped = operator(direction)
+        step = energy / dot(direction, mapped).clamp_min(tiny)
+        x += step * direction
+        residual -= step * mapped
+        previous, energy = energy, dot(residual, residual)
+        direction = residual + (energy / previous.clamp_min(tiny)) * direction
+    return x

@@ -1,0 +1,213 @@
+"""The table of methods: what can be chosen for each stage, where it lives, what it needs and who published it.
+
+This is the only registry. It imports nothing heavy, so `chimap methods` answers at once; a method's module is
+imported when the method is called.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from chimap.errors import InputError
+
+Stage = Literal["mask", "unwrap", "background", "inversion"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table.
+
+    Attributes:
+        name: As given on the command line.
+        stage: Methods of one stage share one signature.
+        function: "module:function".
+        summary: One line for a user who chooses.
+        reference: Authors, year and DOI, as a methods section cites it.
+        needs: What the function takes beside its parameters.
+        cost: Order of magnitude on two cores at 160 x 160 x 160.
+    """
+
+    name: str
+    stage: Stage
+    function: str
+    summary: str
+    reference: str
+    needs: tuple[str, ...]
+    cost: str
+
+    def load(self) -> Callable[..., Any]:
+        """Import the function."""
+        module, function = self.function.split(":")
+        return getattr(importlib.import_module(module), function)
+
+    def parameters(self) -> dict[str, Any]:
+        """Keyword-only parameters of the function with their defaults: what a user may set."""
+        signature = inspect.signature(self.load())
+        return {
+            parameter.name: parameter.default
+            for parameter in signature.parameters.values()
+            if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty
+        }
+
+
+METHODS: tuple[Method, ...] = (
+    Method(
+        "brain",
+        "mask",
+        "chimap.fields.mask:brain_mask",
+        "Brain from magnitude and phase quality, without another program",
+        "chimap",
+        ("phase", "magnitude"),
+        "3 s",
+    ),
+    Method(
+        "quality-guided",
+        "unwrap",
+        "chimap.fields.unwrap:unwrap_quality_guided",
+        "Region growing along the most reliable voxels; exact multiples of 2 pi",
+        "Dymerska et al. 2021, doi:10.1002/mrm.28563",
+        ("phase", "magnitude", "mask", "echo times"),
+        "2 s",
+    ),
+    Method(
+        "laplacian",
+        "unwrap",
+        "chimap.fields.unwrap:unwrap_laplacian",
+        "Poisson equation of the phase; smooth, never fails, not exact",
+        "Schofield and Zhu 2003, doi:10.1364/OL.28.001194",
+        ("phase",),
+        "1 s an echo",
+    ),
+    Method(
+        "vsharp",
+        "background",
+        "chimap.fields.background:vsharp",
+        "Spherical mean values, with smaller spheres towards the rim",
+        "Wu et al. 2012, doi:10.1002/mrm.23000",
+        ("total field", "mask"),
+        "5 s",
+    ),
+    Method(
+        "resharp",
+        "background",
+        "chimap.fields.background:resharp",
+        "Spherical mean values of one radius, regularised deconvolution",
+        "Sun and Wilman 2014, doi:10.1002/mrm.24765",
+        ("total field", "mask"),
+        "10 s",
+    ),
+    Method(
+        "pdf",
+        "background",
+        "chimap.fields.background:pdf",
+        "Projection onto dipole fields of sources outside; keeps the rim",
+        "Liu et al. 2011, doi:10.1002/nbm.1670",
+        ("total field", "mask", "field noise"),
+        "20 s",
+    ),
+    Method(
+        "tkd",
+        "inversion",
+        "chimap.inversion.direct:tkd",
+        "Division by the dipole kernel, small values replaced by a threshold of their sign",
+        "Shmueli et al. 2009, doi:10.1002/mrm.22135",
+        ("local field", "mask"),
+        "0.5 s",
+    ),
+    Method(
+        "tsvd",
+        "inversion",
+        "chimap.inversion.direct:tsvd",
+        "Division by the dipole kernel, small values left out",
+        "Wharton et al. 2010, doi:10.1002/mrm.22334",
+        ("local field", "mask"),
+        "0.5 s",
+    ),
+    Method(
+        "tikhonov",
+        "inversion",
+        "chimap.inversion.direct:tikhonov",
+        "Closed form with a penalty on chi",
+        "Bilgic et al. 2014, doi:10.1002/mrm.25029",
+        ("local field", "mask"),
+        "0.5 s",
+    ),
+    Method(
+        "l2",
+        "inversion",
+        "chimap.inversion.direct:l2_gradient",
+        "Closed form with a penalty on the gradient of chi",
+        "Bilgic et al. 2014, doi:10.1002/mrm.25029",
+        ("local field", "mask"),
+        "0.5 s",
+    ),
+    Method(
+        "tv",
+        "inversion",
+        "chimap.inversion.total_variation:total_variation",
+        "Total variation by ADMM: piecewise smooth, few streaks",
+        "Bilgic et al. 2014, doi:10.1002/mrm.25029; Milovic et al. 2018, doi:10.1002/mrm.27073",
+        ("local field", "mask"),
+        "10 s",
+    ),
+)
+
+
+def names(stage: Stage) -> list[str]:
+    """Names that can be chosen for a stage."""
+    return [method.name for method in METHODS if method.stage == stage]
+
+
+def find(name: str, stage: Stage) -> Method:
+    """The row of a method.
+
+    Raises:
+        InputError: No method of that stage has the name.
+    """
+    for method in METHODS:
+        if method.name == name and method.stage == stage:
+            return method
+    raise InputError(f"no {stage} method is called {name!r}; there are {', '.join(names(stage))}")
+
+
+def settings_from_text(assignments: list[str]) -> dict[str, dict[str, Any]]:
+    """Read "method.parameter=value" into {method: {parameter: value}}, values as the default's type.
+
+    Raises:
+        InputError: Unknown method or parameter, or a value that cannot be read.
+    """
+    settings: dict[str, dict[str, Any]] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        name, dot, parameter = key.strip().rpartition(".")
+        if not (equals and dot):
+            raise InputError(f"--set needs METHOD.PARAMETER=VALUE, such as tv.regularisation=1e-3; got {text!r}")
+        rows = [method for method in METHODS if method.name == name]
+        if not rows:
+            known = ", ".join(method.name for method in METHODS)
+            raise InputError(f"--set {text}: no method is called {name!r}; there are {known}")
+        defaults = rows[0].parameters()
+        if parameter not in defaults:
+            raise InputError(f"--set {text}: {name} has no parameter {parameter!r}; it has {', '.join(defaults)}")
+        settings.setdefault(name, {})[parameter] = _value(value.strip(), defaults[parameter], text)
+    return settings
+
+
+def _value(text: str, default: Any, assignment: str) -> Any:
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
+        if isinstance(default, int):
+            return int(text)
+        if isinstance(default, tuple):
+            return tuple(float(part) for part in text.split(","))
+        return float(text)
+    except (KeyError, ValueError):
+        raise InputError(f"--set {assignment}: {text!r} cannot be read like the default {default!r}") from None
+
+
+def call(method: Method, settings: Mapping[str, Mapping[str, Any]], *arguments: Any) -> Any:
+    """Run a method with the user's settings for it, if any."""
+    return method.load()(*arguments, **settings.get(method.name, {}))

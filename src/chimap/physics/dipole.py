@@ -1,0 +1,174 @@
+"""The dipole kernel and the linear map from susceptibility to field."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from chimap.arrays import Shape, Triple, Volume
+from chimap.linalg import crop, fast_shape, irfft, rfft
+
+
+def dipole_kernel(
+    shape: Sequence[int],
+    voxel_size: Triple,
+    b0_direction: Triple,
+    *,
+    half: bool = False,
+    device: torch.device | None = None,
+) -> Tensor:
+    """D(k) = 1/3 - (k.b)^2 / |k|^2, and 0 at k = 0, in the FFT's order of frequencies.
+
+    At an even axis' Nyquist frequency, which stands for +k and -k at once, D is the mean of both: the kernel
+    then is even on the grid, so a real chi has a real field and the map is its own transpose.
+
+    Args:
+        shape: Grid (x, y, z).
+        voxel_size: [mm]; frequencies are index / (n * voxel size).
+        b0_direction: B0 in voxel axes; normalised here.
+        half: Only the non-negative frequencies of z, as `rfftn` gives them.
+
+    Returns:
+        D, no unit, shape (x, y, z) or (x, y, z // 2 + 1), float32.
+
+    References:
+        Salomir et al. 2003, doi:10.1002/cmr.b.10083; Marques and Bowtell 2005, doi:10.1002/cmr.b.20034.
+    """
+    b = _unit(b0_direction)
+    k, odd = [], []  # `odd` is k without its Nyquist entry: what survives averaging +k and -k in k_i * k_j
+    for axis, (n, size) in enumerate(zip(shape, voxel_size, strict=True)):
+        frequency = torch.fft.fftfreq(n, d=size, dtype=torch.float64, device=device)
+        if half and axis == 2:
+            frequency = frequency[: n // 2 + 1].abs()
+        without = frequency.clone()
+        if n % 2 == 0:
+            without[n // 2] = 0
+        view = [1, 1, 1]
+        view[axis] = -1
+        k.append(frequency.reshape(view))
+        odd.append(without.reshape(view))
+    squared = k[0] ** 2 + k[1] ** 2 + k[2] ** 2
+    along = sum((b[i] * k[i]) ** 2 for i in range(3)) + 2 * (
+        b[0] * b[1] * odd[0] * odd[1] + b[0] * b[2] * odd[0] * odd[2] + b[1] * b[2] * odd[1] * odd[2]
+    )
+    squared[0, 0, 0] = 1
+    kernel = 1 / 3 - along / squared
+    kernel[0, 0, 0] = 0
+    return kernel.float()
+
+
+def green_kernel(
+    shape: Sequence[int], voxel_size: Triple, b0_direction: Triple, *, device: torch.device | None = None
+) -> Tensor:
+    """Field of one voxel of chi = 1 at the voxel centres around it, in space.
+
+    The voxel is a uniformly magnetised box, whose field has a closed form: unlike the point dipole it is right
+    for the voxel itself and its neighbours, also where voxels are not cubes. A third of chi is added at the
+    source (the Lorentz sphere), so the mean is zero as in `dipole_kernel`.
+
+    Args:
+        shape: Grid (x, y, z); offset 0 comes first and negative offsets last, as the FFT wants them.
+        voxel_size: [mm].
+        b0_direction: B0 in voxel axes; normalised here.
+
+    Returns:
+        Field per chi, no unit, float64, shape (x, y, z).
+
+    References:
+        Demagnetising tensor of a prism: Joseph and Schloemann 1965, doi:10.1063/1.1703091.
+    """
+    b = _unit(b0_direction)
+    offsets = []
+    for axis, (n, size) in enumerate(zip(shape, voxel_size, strict=True)):
+        view = [1, 1, 1]
+        view[axis] = -1
+        offset = torch.fft.fftfreq(n, d=1 / n, dtype=torch.float64, device=device) * size
+        offsets.append(offset.reshape(view))
+    field = torch.zeros(*shape, dtype=torch.float64, device=device)
+    for corner in range(8):
+        signs = [1 if corner >> axis & 1 else -1 for axis in range(3)]
+        x, y, z = (offsets[i] + signs[i] * voxel_size[i] / 2 for i in range(3))
+        r = torch.sqrt(x**2 + y**2 + z**2)
+        sign = signs[0] * signs[1] * signs[2]
+        field -= sign * b[0] ** 2 * torch.atan(y * z / (x * r))
+        field -= sign * b[1] ** 2 * torch.atan(x * z / (y * r))
+        field -= sign * b[2] ** 2 * torch.atan(x * y / (z * r))
+        # log(r + c) loses its digits where c is close to -r, so it is written with asinh
+        field += 2 * sign * b[0] * b[1] * torch.asinh(z / torch.sqrt(x**2 + y**2))
+        field += 2 * sign * b[0] * b[2] * torch.asinh(y / torch.sqrt(x**2 + z**2))
+        field += 2 * sign * b[1] * b[2] * torch.asinh(x / torch.sqrt(y**2 + z**2))
+    field /= 4 * math.pi
+    field[0, 0, 0] += 1 / 3
+    return field
+
+
+class DipoleModel(nn.Module):
+    """Linear map from susceptibility to field: field = C F^-1 D F P chi, zero-padded against wrap-around.
+
+    P appends zeros at the far end of each axis and C crops them again.
+
+    Args:
+        shape: Grid (x, y, z) of the volumes.
+        voxel_size: [mm].
+        b0_direction: B0 in voxel axes; normalised here.
+        padding: Least number of zero voxels along each axis. None doubles the grid, after which no image of the
+            object reaches the grid. 0 keeps the grid as it is: circular convolution.
+        kernel: "fourier" samples the analytic D(k); "green" transforms the field of one voxel, which together
+            with a doubled grid is an exact convolution.
+    """
+
+    spectrum: Tensor
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        voxel_size: Triple,
+        b0_direction: Triple = (0.0, 0.0, 1.0),
+        *,
+        padding: int | Sequence[int] | None = None,
+        kernel: Literal["fourier", "green"] = "fourier",
+    ):
+        super().__init__()
+        self.shape: Shape = (int(shape[0]), int(shape[1]), int(shape[2]))
+        self.voxel_size: Triple = (float(voxel_size[0]), float(voxel_size[1]), float(voxel_size[2]))
+        self.b0_direction: Triple = _unit(b0_direction)
+        self.padded_shape: Shape = _padded_shape(self.shape, padding)
+        if kernel == "green":
+            field = green_kernel(self.padded_shape, self.voxel_size, self.b0_direction)
+            spectrum = rfft(field).real.float()
+            spectrum[0, 0, 0] = 0
+        else:
+            spectrum = dipole_kernel(self.padded_shape, self.voxel_size, self.b0_direction, half=True)
+        self.register_buffer("spectrum", spectrum, persistent=False)
+
+    def forward(self, chi: Volume) -> Volume:
+        """Field [ppm] of a susceptibility map [ppm]. Same shape, (*batch, x, y, z)."""
+        if tuple(chi.shape[-3:]) != self.shape:
+            raise ValueError(f"the volume has shape {tuple(chi.shape)}, this dipole model is for {self.shape}")
+        return crop(irfft(rfft(chi, self.padded_shape) * self.spectrum, self.padded_shape), self.shape)
+
+    def adjoint(self, field: Volume) -> Volume:
+        """Adjoint of `forward`, [ppm] to [ppm]. D is real and even, and cropping is the adjoint of padding."""
+        return self.forward(field)
+
+
+def _unit(direction: Sequence[float]) -> Triple:
+    x, y, z = (float(component) for component in direction)
+    norm = math.sqrt(x * x + y * y + z * z)
+    if not norm > 0:
+        raise ValueError(f"B0 direction {tuple(direction)} has no length")
+    return x / norm, y / norm, z / norm
+
+
+def _padded_shape(shape: Shape, padding: int | Sequence[int] | None) -> Shape:
+    if padding is None:
+        least = shape
+    elif isinstance(padding, int):
+        least = (padding,) * 3
+    else:
+        least = tuple(padding)
+    if not any(least):
+        return shape
+    return fast_shape([n + extra for n, extra in zip(shape, least, strict=True)])

@@ -1,0 +1,48 @@
+"""What to do with a scan, with defaults that are right for most."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from chimap.errors import InputError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Methods of every stage, by their names in `chimap.methods`, and parameters that differ from the defaults.
+
+    Attributes:
+        mask: Used only where the scan brings no mask of the user's.
+        unwrap: Phase unwrapping.
+        background: Background field removal.
+        inversion: From local field to chi.
+        reference: "mask": the mean of chi in the mask is made zero; "none": left as the inversion gives it.
+        erosion: Shave this much [mm] off the brain mask before the background is removed.
+        settings: {method: {parameter: value}}.
+    """
+
+    mask: str = "brain"
+    unwrap: str = "quality-guided"
+    background: str = "vsharp"
+    inversion: str = "tv"
+    reference: Literal["mask", "none"] = "mask"
+    erosion: float = 0.0
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+PLANS = {
+    "quick": Plan(unwrap="laplacian", inversion="tkd"),
+    "default": Plan(),
+    "best": Plan(background="pdf"),
+}
+
+
+def plan_named(name: str, **changes: Any) -> Plan:
+    """A plan by name, with fields changed where the change is not None.
+
+    Raises:
+        InputError: No plan has the name.
+    """
+    if name not in PLANS:
+        raise InputError(f"no plan is called {name!r}; there are {', '.join(PLANS)}")
+    return replace(PLANS[name], **{key: value for key, value in changes.items() if value is not None})
