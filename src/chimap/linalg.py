@@ -11,6 +11,7 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from chimap.arrays import Shape, Triple, Volume
+from chimap.errors import InputError
 
 SPACE = (-3, -2, -1)
 
@@ -69,14 +70,14 @@ def bounding_box(mask: Tensor, margin: Sequence[int] = (0, 0, 0)) -> tuple[slice
     """Slices around the true voxels of (x, y, z), grown by `margin` voxels within the grid.
 
     Raises:
-        ValueError: The mask is empty.
+        InputError: The mask is empty.
     """
     slices = []
     for axis in range(3):
         others = tuple(other for other in range(3) if other != axis)
         (inside,) = torch.nonzero(mask.any(dim=others), as_tuple=True)
         if inside.numel() == 0:
-            raise ValueError("the mask is empty")
+            raise InputError("the mask is empty")
         low = max(int(inside[0]) - margin[axis], 0)
         slices.append(slice(low, min(int(inside[-1]) + 1 + margin[axis], mask.shape[axis])))
     return slices[0], slices[1], slices[2]

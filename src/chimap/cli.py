@@ -1,0 +1,191 @@
+"""The command line. Imports what a command needs when it runs, so that help and the table answer at once."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from chimap import __version__, methods
+from chimap.errors import InputError
+from chimap.plan import PLANS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0, or 2 after bad input, which is explained in one sentence."""
+    command = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(command)
+    try:
+        options.function(options, ["chimap", *command])
+    except InputError as problem:
+        print(f"chimap: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("chimap: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="chimap", description="Quantitative susceptibility mapping: from MRI phase to magnetic susceptibility."
+    )
+    parser.add_argument("--version", action="version", version=f"chimap {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="an acquisition to chi, fields and a report")
+    source = run.add_argument_group("input")
+    source.add_argument("--phase", nargs="+", type=Path, metavar="FILE", help="one 4D NIfTI, or one 3D file per echo")
+    source.add_argument("--magnitude", nargs="+", type=Path, default=[], metavar="FILE", help="likewise")
+    source.add_argument("--dicom", type=Path, metavar="DIR", help="a folder of DICOM files instead")
+    source.add_argument("--mask", type=Path, metavar="FILE", help="brain mask; made from the data if not given")
+    source.add_argument("--echo-times", nargs="+", type=float, metavar="S", help="seconds, where no JSON has them")
+    source.add_argument("--field-strength", type=float, metavar="T", help="tesla, where no JSON has it")
+    source.add_argument(
+        "--b0-dir", nargs=3, type=float, metavar=("X", "Y", "Z"), help="B0 in voxel axes; else from the affine"
+    )
+    source.add_argument(
+        "--phase-range",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="stored values that stand for -pi and pi, such as 0 4095 or -4096 4094",
+    )
+    source.add_argument(
+        "--phase-sign", type=int, choices=(1, -1), help="-1 if phase falls where the field is stronger"
+    )
+    plan = run.add_argument_group("what to do")
+    plan.add_argument("--plan", choices=tuple(PLANS), default="default")
+    plan.add_argument("--method", metavar="NAME", help=f"inversion: {', '.join(methods.names('inversion'))}")
+    plan.add_argument("--unwrap", choices=methods.names("unwrap"))
+    plan.add_argument("--background", choices=methods.names("background"))
+    plan.add_argument("--erosion", type=float, metavar="MM", help="shave the brain mask first")
+    plan.add_argument("--reference", choices=("mask", "none"), help="what chi is relative to: its mean in the mask")
+    _add_settings(plan)
+    run.add_argument("--output", type=Path, required=True, metavar="DIR")
+    run.set_defaults(function=_run)
+
+    invert = commands.add_parser("invert", help="a local field to chi")
+    invert.add_argument("--local-field", type=Path, required=True, metavar="FILE")
+    invert.add_argument("--mask", type=Path, required=True, metavar="FILE")
+    invert.add_argument("--magnitude", type=Path, metavar="FILE", help="weighs the data where the method can use it")
+    invert.add_argument("--b0-dir", nargs=3, type=float, metavar=("X", "Y", "Z"), help="else from the affine")
+    invert.add_argument("--units", choices=("ppm", "hz", "rad"), help="of the local field; ppm if not given")
+    invert.add_argument("--field-strength", type=float, metavar="T", help="tesla, for --units hz and rad")
+    invert.add_argument("--echo-time", type=float, metavar="S", help="seconds, for --units rad")
+    invert.add_argument("--method", default="tv", metavar="NAME", help=", ".join(methods.names("inversion")))
+    invert.add_argument("--reference", choices=("mask", "none"), default="none", help="what chi is relative to")
+    _add_settings(invert)
+    invert.add_argument("--output", type=Path, required=True, metavar="FILE")
+    invert.set_defaults(function=_invert)
+
+    evaluate = commands.add_parser("evaluate", help="how far a chi map is from the truth")
+    evaluate.add_argument("chi", type=Path)
+    evaluate.add_argument("--truth", type=Path, required=True, metavar="FILE")
+    evaluate.add_argument("--mask", type=Path, metavar="FILE", help="where the truth is not zero if not given")
+    evaluate.set_defaults(function=_evaluate)
+
+    demo = commands.add_parser("demo", help="simulate a head, reconstruct it and compare with the truth")
+    demo.add_argument("--output", type=Path, default=Path("demo"), metavar="DIR")
+    demo.add_argument("--shape", nargs=3, type=int, default=(160, 192, 160), metavar=("X", "Y", "Z"))
+    demo.add_argument("--voxel-size", nargs=3, type=float, default=(1.0, 1.0, 1.0), metavar=("X", "Y", "Z"))
+    demo.add_argument("--seed", type=int, default=0)
+    demo.set_defaults(function=_demo)
+
+    table = commands.add_parser("methods", help="what can be chosen for every stage")
+    table.set_defaults(function=_methods)
+    return parser
+
+
+def _add_settings(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="METHOD.PARAMETER=VALUE",
+        help="change a parameter, such as tv.regularisation=1e-3; see the methods table in the documentation",
+    )
+
+
+def _run(options: argparse.Namespace, command: list[str]) -> None:
+    if bool(options.phase) == bool(options.dicom):
+        raise InputError("give either --phase (with --magnitude) or --dicom")
+    if options.dicom and options.magnitude:
+        raise InputError("--magnitude goes with --phase; a DICOM folder brings its own magnitude")
+    from chimap import commands
+    from chimap.plan import plan_named
+
+    plan = plan_named(
+        options.plan,
+        inversion=options.method,
+        unwrap=options.unwrap,
+        background=options.background,
+        erosion=options.erosion,
+        reference=options.reference,
+        settings=methods.settings_from_text(options.set),
+    )
+    commands.run(
+        phase=options.phase or [],
+        magnitude=options.magnitude,
+        dicom=options.dicom,
+        mask=options.mask,
+        echo_times=options.echo_times,
+        field_strength=options.field_strength,
+        b0_direction=options.b0_dir,
+        phase_range=options.phase_range,
+        phase_sign=options.phase_sign,
+        plan=plan,
+        output=options.output,
+        command=command,
+    )
+
+
+def _invert(options: argparse.Namespace, command: list[str]) -> None:
+    from chimap import commands
+
+    commands.invert(
+        local_field=options.local_field,
+        mask=options.mask,
+        magnitude=options.magnitude,
+        b0_direction=options.b0_dir,
+        units=options.units,
+        field_strength=options.field_strength,
+        echo_time=options.echo_time,
+        method=options.method,
+        reference=options.reference,
+        settings=methods.settings_from_text(options.set),
+        output=options.output,
+        command=command,
+    )
+
+
+def _evaluate(options: argparse.Namespace, command: list[str]) -> None:
+    from chimap import commands
+
+    commands.evaluate(chi=options.chi, truth=options.truth, mask=options.mask)
+
+
+def _demo(options: argparse.Namespace, command: list[str]) -> None:
+    from chimap import commands
+
+    commands.demo(
+        output=options.output,
+        shape=tuple(options.shape),
+        voxel_size=tuple(options.voxel_size),
+        seed=options.seed,
+        command=command,
+    )
+
+
+def _methods(options: argparse.Namespace, command: list[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("stage", "name", "what it does", "source", "needs", "about", box=None, header_style="bold")
+    for method in methods.METHODS:
+        needs = ", ".join(method.needs)
+        table.add_row(method.stage, method.name, method.summary, method.reference, needs, method.cost)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""What the BIDS JSON file beside an image says: only the fields a scan needs, so no person's name gets further."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chimap.errors import InputError
+from chimap.io import checks
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """Fields of a BIDS sidecar, None or empty where it has none.
+
+    Attributes:
+        name: Of the JSON file, for messages.
+        echo_times: EchoTime [s], several where the field is a list.
+        echo_pair: EchoTime1 and EchoTime2 [s] of a phase difference.
+        field_strength: MagneticFieldStrength [T].
+        units: Units, as written.
+        manufacturer: Manufacturer, as written.
+        image_type: ImageType, upper case.
+        series: SeriesNumber.
+    """
+
+    name: str
+    echo_times: tuple[float, ...] = ()
+    echo_pair: tuple[float, float] | None = None
+    field_strength: float | None = None
+    units: str | None = None
+    manufacturer: str | None = None
+    image_type: tuple[str, ...] = ()
+    series: int | None = None
+
+    @property
+    def phase_difference(self) -> float | None:
+        """Echo time [s] of a phase difference, where the sidecar describes one.
+
+        Some scanners list the first two echo times of the protocol beside every image; it is a difference
+        only where the image's own echo time is missing, the later one or the difference itself.
+        """
+        if self.echo_pair is None:
+            return None
+        early, late = sorted(self.echo_pair)
+        own = self.echo_times
+        if len(own) > 1 or (own and not any(checks.same_time(own[0], time) for time in (late, late - early))):
+            return None
+        return late - early
+
+
+def sidecar_path(image: Path) -> Path:
+    """The JSON file that belongs to an image: same name, other suffix."""
+    name = image.name
+    for suffix in (".nii.gz", ".nii", ".hdr", ".img"):
+        if name.lower().endswith(suffix):
+            name = name[: -len(suffix)]
+            break
+    return image.with_name(name + ".json")
+
+
+def read_sidecar(image: Path) -> Sidecar:
+    """The sidecar of an image; an empty one where there is no JSON file.
+
+    Raises:
+        InputError: The file is no JSON, or a field cannot be what it should.
+    """
+    path = sidecar_path(image)
+    if not path.exists():
+        return Sidecar(path.name)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a JSON {type(content).__name__}, needed an object with BIDS fields")
+    fields: dict[str, Any] = content
+    times = fields.get("EchoTime")
+    numbers = times if isinstance(times, list) else [] if times is None else [times]
+    echo_times = tuple(_number(path, "EchoTime", value, "seconds") for value in numbers)
+    pair = [
+        _number(path, key, fields[key], "seconds")
+        for key in ("EchoTime1", "EchoTime2")
+        if fields.get(key) is not None
+    ]
+    checks.echo_times((*echo_times, *pair), str(path))
+    strength = fields.get("MagneticFieldStrength")
+    if strength is not None:
+        strength = _number(path, "MagneticFieldStrength", strength, "tesla")
+        checks.field_strength(strength, str(path))
+    image_type = fields.get("ImageType")
+    series = fields.get("SeriesNumber")
+    return Sidecar(
+        name=str(path),
+        echo_times=echo_times,
+        echo_pair=(pair[0], pair[1]) if len(pair) == 2 and pair[0] != pair[1] else None,
+        field_strength=strength,
+        units=_text(path, "Units", fields.get("Units")),
+        manufacturer=_text(path, "Manufacturer", fields.get("Manufacturer")),
+        image_type=tuple(str(word).upper() for word in image_type) if isinstance(image_type, list) else (),
+        series=series if isinstance(series, int) else None,
+    )
+
+
+def _number(path: Path, key: str, value: Any, unit: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{path}: {key} is {json.dumps(value)}, needed a number in {unit}")
+    return float(value)
+
+
+def _text(path: Path, key: str, value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InputError(f"{path}: {key} is {json.dumps(value)}, needed text")
+    return value.strip() or None

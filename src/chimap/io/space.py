@@ -1,0 +1,23 @@
+"""How an image lies in the scanner."""
+
+import numpy as np
+
+from chimap.arrays import Triple
+
+
+def b0_from_affine(affine: np.ndarray) -> Triple:
+    """Unit vector of B0, the scanner's z axis, in voxel axes.
+
+    The voxel axes are the affine's columns made orthonormal, as close to them as can be (polar decomposition).
+    Without shear they are the columns themselves. A left-handed affine has left-handed axes.
+    """
+    steps = np.asarray(affine, dtype=np.float64)[:3, :3]
+    left, _, right = np.linalg.svd(steps / np.linalg.norm(steps, axis=0))
+    x, y, z = np.round((left @ right)[2], 12) + 0.0  # rounding and + 0.0 leave neither 1e-17 nor -0
+    return float(x), float(y), float(z)
+
+
+def voxel_size(affine: np.ndarray) -> Triple:
+    """Lengths of the voxel's edges [mm], to a nanometre: files hold 1.8 as 1.79999995."""
+    x, y, z = np.round(np.linalg.norm(np.asarray(affine, dtype=np.float64)[:3, :3], axis=0), 6)
+    return float(x), float(y), float(z)

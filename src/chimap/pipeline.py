@@ -1,0 +1,162 @@
+"""From a scan to its maps, in the order of a methods section."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from chimap import methods
+from chimap.arrays import Mask, Shape, Triple, Volume
+from chimap.errors import InputError
+from chimap.fields import echoes
+from chimap.fields.mask import erode
+from chimap.linalg import bounding_box
+from chimap.physics.dipole import DipoleModel
+from chimap.plan import Plan
+from chimap.scan import Maps, Scan
+
+STAGES = ("mask", "unwrapping", "echo combination", "background removal", "inversion")
+
+Report = Callable[[str], None]
+
+
+def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None = None) -> Maps:
+    """All maps of a scan.
+
+    Args:
+        scan: What was measured.
+        plan: What to do with it, the default plan if None.
+        on_stage: Called with the name of each stage (of `STAGES`) as it begins.
+
+    Returns:
+        Maps on the scan's grid.
+
+    Raises:
+        InputError: The scan is unusable (every problem is named), or a method is unknown.
+    """
+    plan = plan or Plan()
+    scan.check()
+    chosen = {
+        "unwrap": methods.find(plan.unwrap, "unwrap"),
+        "background": methods.find(plan.background, "background"),
+        "inversion": methods.find(plan.inversion, "inversion"),
+        "mask": methods.find(plan.mask, "mask"),
+    }
+    seconds: dict[str, float] = {}
+    notes: list[str] = []
+    warnings: list[str] = []
+
+    @contextmanager
+    def stage(name: str) -> Iterator[None]:
+        if on_stage is not None:
+            on_stage(name)
+        start = time.perf_counter()
+        yield
+        seconds[name] = time.perf_counter() - start
+
+    with stage("mask"):
+        if scan.mask is not None:
+            brain = scan.mask
+            notes.append("The mask is the user's.")
+        else:
+            arguments = (scan.phase, scan.magnitude, scan.echo_times, scan.voxel_size)
+            brain = methods.call(chosen["mask"], plan.settings, *arguments)
+            notes.append("The mask was made from magnitude and phase quality.")
+        if plan.erosion > 0:
+            brain = erode(brain, plan.erosion, scan.voxel_size)
+            notes.append(f"The mask was eroded by {plan.erosion:g} mm before anything else, as asked.")
+            if not brain.any():
+                raise InputError(f"nothing of the mask is left after an erosion by {plan.erosion:g} mm")
+
+    with stage("unwrapping"):
+        phase = scan.phase
+        if len(scan.echo_times) > 1:
+            offset = echoes.phase_offset(phase, scan.magnitude, brain, scan.echo_times, scan.voxel_size)
+            phase = torch.remainder(phase - offset + math.pi, 2 * math.pi) - math.pi
+            notes.append("A smooth phase offset common to all echoes was estimated and removed.")
+        else:
+            warnings.append(
+                "There is one echo: the part of the phase that does not grow with echo time (coils, eddy "
+                "currents) cannot be told from field, and background removal has to take it out."
+            )
+        unwrapped = methods.call(
+            chosen["unwrap"], plan.settings, phase, scan.magnitude, brain, scan.echo_times, scan.voxel_size
+        )
+
+    with stage("echo combination"):
+        total_field, noise = echoes.combine_echoes(
+            unwrapped, scan.magnitude, brain, scan.echo_times, scan.field_strength
+        )
+
+    with stage("background removal"):
+        grid = DipoleModel(scan.shape, scan.voxel_size, scan.b0_direction, padding=0).to(total_field.device)
+        local_field, mask = methods.call(chosen["background"], plan.settings, total_field, noise, brain, grid)
+        kept = float(mask.sum() / brain.sum())
+        notes.append(f"Background removal kept {100 * kept:.0f} % of the mask's voxels.")
+        if kept < 0.6:
+            warnings.append(f"Background removal kept only {100 * kept:.0f} % of the mask's voxels.")
+
+    with stage("inversion"):
+        chi = invert(
+            local_field, mask, scan.voxel_size, scan.b0_direction, method=plan.inversion, settings=plan.settings
+        )
+        if plan.reference == "mask":
+            shift = float(chi[mask].mean())
+            chi = torch.where(mask, chi - shift, chi)
+            notes.append(f"chi is relative to its mean in the mask, which was {shift:+.4f} ppm after the inversion.")
+        else:
+            notes.append("chi is as the inversion gave it: its sum over the whole grid is zero before masking.")
+
+    return Maps(
+        brain_mask=brain,
+        total_field=total_field,
+        field_noise=noise,
+        local_field=local_field,
+        chi=chi,
+        mask=mask,
+        unwrapped_phase=unwrapped,
+        seconds=seconds,
+        notes=tuple(notes),
+        warnings=tuple(warnings),
+    )
+
+
+def invert(
+    local_field: Volume,
+    mask: Mask,
+    voxel_size: Triple,
+    b0_direction: Triple,
+    *,
+    method: str = "tv",
+    settings: dict | None = None,
+) -> Volume:
+    """chi [ppm] of a local field [ppm], both (x, y, z), by a method named in `chimap.methods`.
+
+    The field is continued by zeros where the mask comes closer than `MARGIN` to a face of the grid, so that the
+    brain's image beyond the face does not leak in; elsewhere the grid is used as it is.
+
+    Raises:
+        InputError: No inversion has the name.
+    """
+    found = methods.find(method, "inversion")
+    if not mask.any():
+        raise InputError("the mask is empty")
+    dipole = DipoleModel(
+        tuple(local_field.shape), voxel_size, b0_direction, padding=missing_margin(mask, voxel_size)
+    ).to(local_field.device)
+    return methods.call(found, settings or {}, local_field, mask, dipole)
+
+
+MARGIN = 15.0  # mm between the mask and its own periodic image
+
+
+def missing_margin(mask: Mask, voxel_size: Triple) -> Shape:
+    """Voxels to append along each axis so that the mask and its periodic image are `MARGIN` apart."""
+    box = bounding_box(mask)
+    missing = [
+        max(0, math.ceil(MARGIN / size) - (n - (part.stop - part.start)))
+        for n, part, size in zip(mask.shape, box, voxel_size, strict=True)
+    ]
+    return missing[0], missing[1], missing[2]

@@ -1,0 +1,168 @@
+"""What was done, in words: methods with their parameters, a paragraph for a paper, its references."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from chimap import __version__
+from chimap.methods import Method, Stage, find
+from chimap.plan import Plan
+from chimap.scan import Maps, Scan
+
+STAGES: tuple[Stage, ...] = ("mask", "unwrap", "background", "inversion")
+
+# Names as papers write them, where that is not the name on the command line.
+_NAMES = {
+    "laplacian": "the Laplacian method",
+    "quality-guided": "quality-guided region growing",
+    "vsharp": "V-SHARP",
+    "resharp": "RESHARP",
+    "pdf": "PDF",
+    "tkd": "truncated k-space division (TKD)",
+    "tsvd": "truncated singular value decomposition (TSVD)",
+    "tikhonov": "closed-form Tikhonov regularisation",
+    "l2": "closed-form regularisation of the gradient (L2)",
+    "tv": "total variation regularisation (TV)",
+}
+
+_NOT_SETTINGS = {"progress"}  # a callback, which changes no result
+
+
+@dataclass(frozen=True)
+class UsedMethod:
+    """A method that a plan runs.
+
+    Attributes:
+        method: Its row in the table.
+        parameters: Every parameter's value, defaults included.
+        changed: Those that differ from the default, with the default.
+    """
+
+    method: Method
+    parameters: dict[str, Any]
+    changed: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A paper: "Authors year", and its DOI."""
+
+    authors: str
+    doi: str
+
+
+def methods_used(scan: Scan, plan: Plan) -> list[UsedMethod]:
+    """The methods of a plan in the order they run; no mask method where the scan brings a mask.
+
+    Raises:
+        InputError: The plan names a method that is not in the table.
+    """
+    used = []
+    for stage in STAGES:
+        if stage == "mask" and scan.mask is not None:
+            continue
+        method = find(getattr(plan, stage), stage)
+        defaults = {name: value for name, value in method.parameters().items() if name not in _NOT_SETTINGS}
+        parameters = {**defaults, **plan.settings.get(method.name, {})}
+        changed = {name: default for name, default in defaults.items() if parameters[name] != default}
+        used.append(UsedMethod(method, parameters, changed))
+    return used
+
+
+def references(used: Sequence[UsedMethod]) -> list[Reference]:
+    """Papers of the methods, each once, in the order of the methods."""
+    found: list[Reference] = []
+    for row in used:
+        found += [reference for reference in _papers(row.method) if reference not in found]
+    return found
+
+
+def methods_paragraph(scan: Scan, maps: Maps, plan: Plan) -> str:
+    """A paragraph for a paper's methods section; numbers in brackets count `references`.
+
+    It states the acquisition, each stage with its parameters, and the reference of chi. Parameters that the
+    user changed come with the default.
+    """
+    used = methods_used(scan, plan)
+    numbers = {reference: number for number, reference in enumerate(references(used), 1)}
+    by_stage = {row.method.stage: row for row in used}
+
+    def named(stage: Stage) -> str:
+        row = by_stage[stage]
+        cited = "".join(f" [{numbers[paper]}]" for paper in _papers(row.method))
+        return f"{_NAMES.get(row.method.name, row.method.name)}{cited}{_in_brackets(row)}"
+
+    echoes = len(scan.echo_times)
+    b0 = ", ".join(f"{component:.3f}" for component in scan.b0_direction)
+    sentences = [
+        f"Susceptibility was mapped with chimap {__version__} from the phase of {_acquisition(scan)}, "
+        f"with B0 along ({b0}) in voxel axes."
+    ]
+    if "mask" in by_stage:
+        source = "magnitude and phase" if scan.magnitude is not None else "phase"
+        mask = by_stage["mask"]
+        sentences.append(f"The brain was masked automatically from {source}{_in_brackets(mask)}.")
+    else:
+        sentences.append("The brain mask was supplied by the user.")
+    if plan.erosion > 0:
+        sentences.append(f"The mask was eroded by {plan.erosion:g} mm.")
+    if echoes > 1:
+        sentences.append(
+            "A smooth phase offset common to all echoes was estimated and removed. The phase was unwrapped "
+            f"with {named('unwrap')}, and the {echoes} echoes were combined to a total field, weighted by "
+            "their noise."
+        )
+    else:
+        sentences.append(f"The phase was unwrapped with {named('unwrap')} and scaled to a total field.")
+    kept = int(maps.mask.sum()) / max(int(maps.brain_mask.sum()), 1)
+    sentences.append(
+        f"The background field was removed with {named('background')}, after which {100 * kept:.1f} % of the "
+        "brain mask remained valid."
+    )
+    sentences.append(f"Susceptibility was computed from the local field with {named('inversion')}.")
+    if plan.reference == "mask":
+        sentences.append("It is given relative to its mean in the valid mask.")
+    else:
+        sentences.append("It is given as the inversion yields it, without a reference region.")
+    return " ".join(sentences)
+
+
+def _acquisition(scan: Scan) -> str:
+    size = " x ".join(f"{length:.3g}" for length in scan.voxel_size)
+    times = [f"{1000 * time:.4g}" for time in scan.echo_times]
+    if len(times) == 1:
+        kind, listed = "a single-echo", f"echo time {times[0]}"
+    else:
+        kind, listed = f"a {len(times)}-echo", f"echo times {', '.join(times[:-1])} and {times[-1]}"
+    return f"{kind} gradient-echo acquisition ({listed} ms, {scan.field_strength:.3g} T, voxels of {size} mm)"
+
+
+def _in_brackets(row: UsedMethod) -> str:
+    parts = []
+    for name, value in row.parameters.items():
+        part = f"{name.replace('_', ' ')} {shown(value)}"
+        if name in row.changed:
+            part += f", default {shown(row.changed[name])}"
+        parts.append(part)
+    return f" ({'; '.join(parts)})" if parts else ""
+
+
+def shown(value: Any) -> str:
+    """A parameter's value for readers."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (tuple, list)):
+        return ", ".join(shown(part) for part in value)
+    return "automatic" if value is None else str(value)
+
+
+def _papers(method: Method) -> list[Reference]:
+    found = []
+    for part in method.reference.split(";"):
+        match = re.fullmatch(r"\s*(.+?),\s*doi:(\S+)\s*", part)
+        if match:
+            found.append(Reference(match[1], match[2]))
+    return found

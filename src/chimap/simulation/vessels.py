@@ -1,0 +1,171 @@
+"""Veins of the head as lines with a radius, and their share of each voxel."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from chimap.simulation.atlas import Atlas
+
+
+@dataclass(frozen=True)
+class Vein:
+    """Points (n, 3) in atlas coordinates [mm], less than a millimetre apart, and the radius [mm] at each."""
+
+    points: Tensor
+    radii: Tensor
+
+
+def veins(atlas: Atlas, generator: torch.Generator) -> list[Vein]:
+    """Sinuses of the dura, deep veins, veins of the cortex and of the white matter."""
+    return [*_sinuses(atlas), *_deep(generator), *_cortical(atlas, generator), *_medullary(generator)]
+
+
+def _line(places: list[tuple[float, float, float]], first: float, last: float) -> Vein:
+    """A smooth line through the places, its radius changing evenly."""
+    return _smooth(torch.tensor(places, dtype=torch.float32), first, last)
+
+
+def _smooth(places: Tensor, first: float, last: float) -> Vein:
+    """Catmull-Rom spline through places (n, 3)."""
+    ends = torch.cat([2 * places[:1] - places[1:2], places, 2 * places[-1:] - places[-2:-1]])
+    pieces = []
+    for i in range(len(places) - 1):
+        a, b, c, d = ends[i : i + 4]
+        n = max(int(torch.linalg.norm(c - b) / 0.4), 1)
+        t = (torch.arange(n) / n)[:, None]
+        pieces.append(
+            0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
+        )
+    points = torch.cat([*pieces, places[-1:]])
+    return Vein(points, torch.linspace(first, last, len(points)))
+
+
+def _surface(atlas: Atlas, directions: Tensor, depth: float) -> Tensor:
+    """Points (n, 3) `depth` mm below the inner skull, seen from the middle of the brain along (n, 3)."""
+    middle = torch.tensor([0.0, -18.0, 8.0])
+    reach = torch.arange(30.0, 125.0, 1.0)
+    unit = directions / directions.norm(dim=1, keepdim=True)
+    points = middle + unit[:, None] * reach[:, None]
+    inside = atlas.cavity.at(points.permute(2, 0, 1))[0] < -depth
+    # the first place outside, so that a line which meets the cavity again further on stays on this side
+    first = torch.where(inside.all(dim=1), len(reach) - 1, (~inside).int().argmax(dim=1))
+    return middle + unit * reach[first][:, None]
+
+
+def _on_midline(angle: Tensor) -> Tensor:
+    """Directions (n, 3) in the midsagittal plane: 0 is front, pi / 2 up, pi back."""
+    return torch.stack([torch.zeros_like(angle), torch.cos(angle), torch.sin(angle)], dim=1)
+
+
+def _sinuses(atlas: Atlas) -> list[Vein]:
+    angles = torch.linspace(0.05, math.pi + 0.22, 28)
+    sagittal = _surface(atlas, _on_midline(angles), 0.5)
+    lines = [_smooth(sagittal, 1.6, 4.2)]
+    torcula = sagittal[-1]
+    lines.append(_line([(0, -42, 4), (0, -58, 2), (0, -76, -4), tuple(torcula.tolist())], 2.4, 3.0))  # straight
+    for side in (-1.0, 1.0):
+        turn = torch.linspace(0.0, 1.25, 12)
+        around = torch.stack([side * torch.sin(turn), -torch.cos(turn), torch.full_like(turn, -0.28)], dim=1)
+        transverse = _surface(atlas, around, 0.0)
+        transverse[0] = torcula
+        lines.append(_smooth(transverse, 3.2, 3.4))
+        x, y, z = transverse[-1].tolist()
+        down = [(x, y, z), (side * 54, -46, -38), (side * 44, -48, -52), (side * 36, -34, -64), (side * 33, -26, -140)]
+        lines.append(_line(down, 3.4, 3.8))  # sigmoid sinus and jugular vein
+    return lines
+
+
+def _deep(generator: torch.Generator) -> list[Vein]:
+    lines = [_line([(0, -36, 7), (0, -40, 8), (0, -44, 5)], 2.4, 2.4)]  # vein of Galen
+    for side in (-1.0, 1.0):
+
+        def mirrored(*places: tuple[float, float, float], side: float = side) -> list[tuple[float, float, float]]:
+            moved = torch.tensor(places) + 0.5 * torch.randn(len(places), 3, generator=generator)
+            return [(side * x, y, z) for x, y, z in moved.tolist()]
+
+        lines += [
+            _line(mirrored((3, 2, 11), (2.5, -10, 15), (2.5, -24, 15), (1.5, -36, 8)), 0.9, 1.4),  # internal cerebral
+            _line(mirrored((5, 26, 8), (3, 14, 9), (3, 2, 11)), 0.5, 0.8),  # septal
+            _line(mirrored((21, -18, 20), (17, -8, 18), (10, 0, 13), (3, 2, 11)), 0.6, 0.9),  # thalamostriate
+            _line(mirrored((13, 4, -19), (17, -12, -14), (18, -24, -8), (9, -36, 2), (1.5, -38, 7)), 0.7, 1.2),  # basal
+            _line(mirrored((24, -44, 14), (14, -42, 12), (3, -38, 8)), 0.5, 0.9),  # of the atrium
+            _line(mirrored((14, -62, -36), (9, -50, -24), (4, -42, -6), (1.5, -40, 5)), 0.5, 1.0),  # of the cerebellum
+        ]
+    return lines
+
+
+def _cortical(atlas: Atlas, generator: torch.Generator) -> list[Vein]:
+    lines = []
+    for side in (-1.0, 1.0):
+        for i in range(15):
+            angle = 0.25 + (math.pi - 0.25) * (i + float(torch.rand(1, generator=generator))) / 15
+            extent = 0.5 + 0.9 * float(torch.rand(1, generator=generator))
+            lateral = torch.linspace(0.02, extent, 14)
+            # the way wanders along the head: a random walk around the start
+            wander = angle + (0.06 * torch.randn(14, generator=generator)).cumsum(0) - 0.06 * torch.arange(14) / 3
+            wander[0] = angle
+            directions = _on_midline(wander) * torch.cos(lateral)[:, None]
+            directions[:, 0] = side * torch.sin(lateral)
+            main = _surface(atlas, directions, 3.0)
+            lines.append(_smooth(main, 1.3, 0.6))
+            for node in range(3, 13, 3):  # branches dive into sulci
+                inward = torch.tensor([0.0, -18.0, 8.0]) - main[node]
+                inward = inward / inward.norm()
+                stray = torch.randn(3, generator=generator)
+                length = 8 + 12 * float(torch.rand(1, generator=generator))
+                steps = torch.linspace(0, 1, 4)[:, None]
+                way = main[node] + steps * length * (inward + 0.6 * stray)
+                way[1:] += torch.randn(3, 3, generator=generator)
+                lines.append(_smooth(way, 0.7, 0.4))
+    return lines
+
+
+def _medullary(generator: torch.Generator) -> list[Vein]:
+    """Thin veins that run through white matter towards the side ventricles."""
+    lines = []
+    for side in (-1.0, 1.0):
+        for _ in range(45):
+            draw = torch.rand(4, generator=generator).tolist()
+            y = 30 - 75 * draw[0]
+            start = torch.tensor([side * (19 + 4 * draw[1] + max(-y - 10, 0) * 0.25), y, 22.0])
+            lift = math.radians(5 + 70 * draw[2])
+            outward = torch.tensor([side * math.cos(lift), 0.15 * (draw[1] - 0.5), math.sin(lift)])
+            steps = torch.linspace(0, 1, 5)[:, None]
+            way = start + steps * (12 + 14 * draw[3]) * outward + 0.5 * torch.randn(5, 3, generator=generator)
+            lines.append(_smooth(way, 0.5, 0.3))
+    return lines
+
+
+def vein_share(lines: list[tuple[Tensor, Tensor]], shape: tuple[int, ...], voxel_size: tuple[float, ...]) -> Tensor:
+    """Share of each voxel that is vein, shape (x, y, z), 0 to 1.
+
+    Args:
+        lines: Points (n, 3) in voxels and radius (n,) in mm.
+        shape: Grid.
+        voxel_size: [mm].
+    """
+    size = torch.tensor(voxel_size)
+    width = float(size.prod()) ** (1 / 3)
+    share = torch.zeros(math.prod(shape))
+    points = torch.cat([line[0] for line in lines])
+    radii = torch.cat([line[1] for line in lines])
+    limit = torch.tensor(shape)
+    group = torch.ceil(radii).int()  # points of like radius share one box of neighbours
+    for level in group.unique().tolist():
+        chosen, radius = points[group == level], radii[group == level]
+        reach = [int((level + width) / step) + 1 for step in voxel_size]
+        box = torch.cartesian_prod(*[torch.arange(-n, n + 1) for n in reach])
+        near = ((chosen > -5) & (chosen < limit + 5)).all(dim=1)
+        chosen, radius = chosen[near], radius[near]
+        for some, radius_of_some in zip(chosen.split(4000), radius.split(4000), strict=True):
+            voxels = some.round().long()[:, None] + box
+            distance = ((voxels - some[:, None]) * size).norm(dim=2)
+            covered = ((radius_of_some[:, None] - distance) / width + 0.5).clamp(0, 1)
+            # a vein thinner than a voxel cannot fill it
+            covered *= (radius_of_some[:, None] ** 2 * math.pi / width**2).clamp_max(1)
+            ok = ((voxels >= 0) & (voxels < limit)).all(dim=2) & (covered > 0)
+            flat = (voxels[..., 0] * shape[1] + voxels[..., 1]) * shape[2] + voxels[..., 2]
+            share.scatter_reduce_(0, flat[ok], covered[ok], reduce="amax")
+    return share.reshape(shape)
