@@ -17,7 +17,7 @@ from rich.table import Table
 from chimap import metrics, pipeline
 from chimap.arrays import Mask, Triple, Volume
 from chimap.errors import InputError
-from chimap.io import nifti
+from chimap.io import checks, nifti, space
 from chimap.io.output import whole_directory, whole_file
 from chimap.physics import units as unit
 from chimap.plan import Plan
@@ -91,14 +91,15 @@ def invert(
         raise InputError(f"--output is {output}, needed a file name that ends in .nii.gz or .nii")
     found = methods.find(method, "inversion")
     field, affine = nifti.read_volume(local_field)
-    inside = nifti.read_mask(mask, affine, tuple(field.shape))
+    inside, notes = nifti.read_mask(mask, affine, field.shape, str(local_field))
+    _tell(notes)
     field = _in_ppm(field, inside, units, field_strength, echo_time, name=str(local_field))
-    size = nifti.voxel_size(affine)
-    b0 = nifti.b0_from_affine(affine) if b0_direction is None else _triple(b0_direction)
+    size = space.voxel_size(affine)
+    b0 = space.b0_from_affine(affine) if b0_direction is None else _triple(b0_direction)
     weight = None
     if magnitude is not None:
         weight, magnitude_affine = nifti.read_volume(magnitude)
-        nifti.check_same_grid(magnitude, tuple(weight.shape), magnitude_affine, tuple(field.shape), affine)
+        checks.same_grid(str(magnitude), weight.shape, magnitude_affine, str(local_field), field.shape, affine)
     with _progress() as begin:
         begin(f"inversion: {method}", 1)
         chi = pipeline.invert(field, inside, size, b0, magnitude=weight, method=method, settings=settings)
@@ -126,8 +127,11 @@ def evaluate(*, chi: Path, truth: Path, mask: Path | None) -> None:
     """Print how far chi is from the truth."""
     found, affine = nifti.read_volume(chi)
     true, truth_affine = nifti.read_volume(truth)
-    nifti.check_same_grid(chi, tuple(found.shape), affine, tuple(true.shape), truth_affine)
-    inside = true != 0 if mask is None else nifti.read_mask(mask, truth_affine, tuple(true.shape))
+    checks.same_grid(str(chi), found.shape, affine, str(truth), true.shape, truth_affine)
+    inside = true != 0
+    if mask is not None:
+        inside, notes = nifti.read_mask(mask, truth_affine, true.shape, str(truth))
+        _tell(notes)
     if not inside.any():
         raise InputError(f"{truth} is zero everywhere: there is nothing to compare with")
     _print_table(metrics.summary(found, true, inside))
@@ -135,6 +139,7 @@ def evaluate(*, chi: Path, truth: Path, mask: Path | None) -> None:
 
 def demo(*, output: Path, shape: tuple[int, int, int], voxel_size: Triple, seed: int, command: Sequence[str]) -> None:
     """Simulate the built-in head, write it as a user's files, reconstruct those and compare with the truth."""
+    from chimap.io.bids import write_megre
     from chimap.simulation.acquisition import acquire
     from chimap.simulation.head import built_in_head
 
@@ -145,17 +150,16 @@ def demo(*, output: Path, shape: tuple[int, int, int], voxel_size: Triple, seed:
         begin("simulating its acquisition", 2)
         simulated, truth = acquire(head, seed=seed)
     with whole_directory(output / "input") as folder:
-        written = nifti.write_scan(folder, simulated)
+        files = write_megre(folder, simulated, subject="demo")
         nifti.write_volume(folder / "truth_chi.nii.gz", truth.chi, simulated.affine, description="true chi [ppm]")
         nifti.write_volume(
             folder / "truth_local_field.nii.gz", truth.local_field, simulated.affine, description="true field [ppm]"
         )
         nifti.write_volume(folder / "truth_mask.nii.gz", truth.mask, simulated.affine, description="true brain")
-        names = {kind: [path.name for path in paths] for kind, paths in written.items()}
     del head, simulated
     source = output / "input"
     scan = nifti.read_scan(
-        [source / name for name in names["phase"]], [source / name for name in names["magnitude"]]
+        [source / path.name for path in files.phase], [source / path.name for path in files.magnitude]
     )
     plan = Plan()
     maps = _reconstruct(scan, plan)

@@ -7,7 +7,6 @@ chi [ppm], truth [ppm] and a mask, shape (x, y, z), and count voxels inside the 
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv3d, pad
 
 from chimap.arrays import Mask, Volume
 
@@ -145,13 +144,15 @@ def _similarity(a: Tensor, b: Tensor, window: Tensor, *, c1: float, c2: float, r
 
 
 def _convolve_axis(volume: Tensor, window: Tensor, axis: int, *, replicate: bool) -> Tensor:
-    half = window.numel() // 2
-    widths = [0] * 6
-    widths[2 * (2 - axis)] = widths[2 * (2 - axis) + 1] = half
-    view = [1] * 5
-    view[axis + 2] = -1
-    padded = pad(volume.to(window)[None, None], widths, mode="replicate" if replicate else "constant")
-    return conv3d(padded, window.to(volume.device).reshape(view))[0, 0]
+    half, n = window.numel() // 2, volume.shape[axis]
+    ends = [volume.narrow(axis, 0, 1), volume.narrow(axis, n - 1, 1)]
+    repeats = [half if other == axis else 1 for other in range(3)]
+    first, last = ((end if replicate else torch.zeros_like(end)).repeat(repeats) for end in ends)
+    padded = torch.cat([first, volume, last], dim=axis)
+    result = torch.zeros_like(volume)
+    for tap, value in enumerate(window.tolist()):
+        result.add_(padded.narrow(axis, tap, n), alpha=value)
+    return result
 
 
 def _convolve(volume: Tensor, kernel: Tensor) -> Tensor:

@@ -24,10 +24,10 @@ def ball(radius: float, centre=(0.0, 0.0, 0.0), shape=SHAPE, voxel_size=VOXEL) -
     return x**2 + y**2 + z**2 <= radius**2
 
 
-@pytest.fixture
-def scan(tmp_path) -> Scan:
+@pytest.fixture(scope="session")
+def scan(tmp_path_factory) -> Scan:
     """Three echoes of a linear field, read from a file."""
-    file = tmp_path / "private folder" / "sub-1_phase.nii.gz"
+    file = tmp_path_factory.mktemp("scan") / "private folder" / "sub-1_phase.nii.gz"
     file.parent.mkdir()
     file.write_bytes(b"abc")
     times = (0.005, 0.010, 0.0175)
@@ -45,7 +45,7 @@ def scan(tmp_path) -> Scan:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def maps() -> Maps:
     """chi of one bright ball, and fields that look like fields."""
     brain, valid = ball(32), ball(28)
@@ -65,7 +65,7 @@ def maps() -> Maps:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def plan() -> Plan:
     """The default plan with one parameter changed."""
     return replace(Plan(), settings={"tv": {"regularisation": 7e-4}})

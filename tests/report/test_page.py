@@ -37,8 +37,17 @@ def words(report, monkeypatch):
     return report
 
 
-def test_every_stage_has_its_picture(report):
-    text = report()
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory, scan, maps, plan):
+    """A whole report with a warning that no line can hold."""
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    warned = replace(scan, warnings=("One " + "long" * 40 + " word.",))
+    write_report(path, warned, maps, plan, title="Head", extras={"NRMSE": "61.2 %"})
+    return path
+
+
+def test_every_stage_has_its_picture(drawn):
+    text = drawn.read_text(encoding="utf-8")
     names = re.findall(r'<figure id="([a-z0-9-]+)"', text)
     assert names == [
         *("chi", "chi-axial", "chi-histogram", "local-field-histogram"),
@@ -48,8 +57,8 @@ def test_every_stage_has_its_picture(report):
     assert len(text) < 4 * 2**20
 
 
-def test_nothing_is_loaded_from_elsewhere(report):
-    text = report()
+def test_nothing_is_loaded_from_elsewhere(drawn):
+    text = drawn.read_text(encoding="utf-8")
     links = re.findall(r'(?:src|href)="([^"]*)"', text)
     assert all(link.startswith(("data:", "#", "https://doi.org/10.")) for link in links)
     assert not re.search(r"<script|@import|url\(|<iframe|<object|srcset", text)
@@ -78,10 +87,10 @@ def test_no_warnings_is_said_in_a_calm_line(words):
     assert "No warnings" in text and 'role="alert"' not in text
 
 
-def test_times_are_shown_in_ms_and_folders_are_not_shown(words, tmp_path):
+def test_times_are_shown_in_ms_and_folders_are_not_shown(words):
     text = words()
     assert "5, 10, 17.5 ms" in text and "sub-1_phase.nii.gz" in text
-    assert str(tmp_path) not in text and "private folder" not in text
+    assert "private folder" not in text
 
 
 def test_the_numbers_are_those_of_the_maps(words, maps):
@@ -120,33 +129,32 @@ def test_infinite_noise_is_bright_and_does_not_set_the_window(words, maps):
     assert "0 to 1.4 times its median" in words({}, {"field_noise": noise})
 
 
-@pytest.mark.parametrize("width", [1000, 390])
-def test_it_opens_in_a_browser_without_network_errors_or_sideways_scrolling(report, tmp_path, width):
+def test_it_opens_in_a_browser_without_network_errors_or_sideways_scrolling(drawn):
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("chromium is not installed; .ci/run installs it")
-    report({"warnings": ("One " + "long" * 40 + " word.",)}, title="Head")
-    path = tmp_path / "report.html"
-    requests, complaints = [], []
+    requests, complaints, overflow = [], [], {}
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": width, "height": 800})
+        page = browser.new_page()
         page.on("request", lambda request: requests.append(request.url))
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(path.as_uri())
+        page.goto(drawn.as_uri())
         widths = page.evaluate("[...document.images].map(image => image.complete ? image.naturalWidth : 0)")
-        overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        for width in (1000, 390):
+            page.set_viewport_size({"width": width, "height": 800})
+            overflow[width] = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         heading = page.locator("h1").inner_text()
         alert = page.get_by_role("alert").bounding_box()
         page.locator("#chi .enlarge").click()
         enlarged = page.locator("#chi").evaluate("figure => getComputedStyle(figure).position")
         browser.close()
-    assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
+    assert [url for url in requests if not url.startswith("data:")] == [drawn.as_uri()]
     assert complaints == []
     assert len(widths) == 14 and min(widths) > 0
-    assert overflow <= 0
+    assert max(overflow.values()) <= 0
     assert heading == "Head"
     assert alert is not None and alert["y"] < 400
     assert enlarged == "fixed"

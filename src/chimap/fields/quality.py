@@ -12,16 +12,16 @@ NOISE = torch.pi / 2
 def phase_quality(phase: Echoes) -> Volume:
     """Smoothness of the wrapped phase among its neighbours, 1 where it is smooth and 0 where it is noise.
 
-    The second difference of a ramp is zero, so a steep field costs nothing until it turns by half a turn within
-    a voxel; air, bone and signal lost beside the sinuses do. Wraps do not count. Neighbours are voxels, not
-    lengths: the question is whether this grid resolves the phase.
+    The second difference of a ramp is zero, so a steep field costs nothing; its curvature does, and so do
+    air, bone and signal lost beside the sinuses. Wraps do not count. Neighbours are voxels, not lengths: the
+    question is whether this grid resolves the phase.
 
     Args:
         phase: Wrapped phase [rad], shape (echo, x, y, z), at least 2 voxels along each axis.
 
     Returns:
-        1 - mean |second difference| / (pi / 2) over axes, echoes and the 3 x 3 x 3 voxels around each, in 0..1,
-        shape (x, y, z).
+        1 - mean |second difference| / (pi / 2) over axes, echoes and the 3 x 3 x 3 voxels around each, in
+        0..1, shape (x, y, z).
 
     Raises:
         InputError: The shape is another one.

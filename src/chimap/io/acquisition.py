@@ -97,18 +97,19 @@ def assemble(
     stored = _stack(phase, "phase")
     warnings += dict.fromkeys(sentence for image in phase for sentence in image.warnings)
 
-    difference = _is_difference(phase, told)
-    times = _echo_times(phase, magnitude, told, notes, warnings)
-    order = sorted(range(len(times)), key=lambda echo: times[echo])
-    times = tuple(times[echo] for echo in order)
+    difference = _is_difference(phase)
+    given = _echo_times(phase, magnitude, told, notes, warnings)
+    order = sorted(range(len(given)), key=lambda echo: given[echo])
+    times = tuple(given[echo] for echo in order)
     if any(checks.same_time(a, b) for a, b in zip(times, times[1:], strict=False)):
         listed = ", ".join(f"{time:g}" for time in times)
         raise InputError(f"{_names(phase)}: two echoes have the same echo time ({listed} s)")
     if order != sorted(order):
         notes.append("The echoes were put in the order of their echo times.")
-    if difference:
+    if difference and told.echo_times is None:
         notes.append(
-            f"{first.short} is a phase difference of two echoes: its echo time is the difference, {times[0]:g} s."
+            f"{first.short} is a phase difference of two echoes: its echo time is "
+            f"the difference, {times[0]:g} s."
         )
 
     strength = _field_strength(phase, magnitude, told, notes, warnings)
@@ -122,7 +123,7 @@ def assemble(
 
     scan = Scan(
         phase=torch.from_numpy(_ordered(radians, order)),
-        magnitude=_magnitude(magnitude, order, times, told, difference, notes, warnings),
+        magnitude=_magnitude(magnitude, phase, order, given, told, difference, notes, warnings),
         echo_times=times,
         field_strength=strength,
         voxel_size=space.voxel_size(first.affine),
@@ -160,17 +161,15 @@ def _names(images: Sequence[Image]) -> str:
     return ", ".join(image.name for image in images)
 
 
-def _is_difference(phase: Sequence[Image], told: Told) -> bool:
-    return (
-        told.echo_times is None
-        and len(phase) == 1
-        and len(phase[0].data) == 1
-        and phase[0].sidecar.phase_difference is not None
-    )
+def _is_difference(phase: Sequence[Image]) -> bool:
+    return len(phase) == 1 and len(phase[0].data) == 1 and phase[0].sidecar.phase_difference is not None
 
 
-def _times_in_files(images: Sequence[Image]) -> tuple[float, ...] | None:
-    """Echo times that the images' sidecars give, in the order of the images; None where one is missing."""
+def _times_in_files(images: Sequence[Image], *, strict: bool = True) -> tuple[float, ...] | None:
+    """Echo times that the images' sidecars give, in the order of the images; None where one is missing.
+
+    `strict` refuses a number of times that does not fit the volumes, which else counts as none.
+    """
     if not images:
         return None
     if len(images) == 1:
@@ -179,6 +178,8 @@ def _times_in_files(images: Sequence[Image]) -> tuple[float, ...] | None:
             return (sidecar.phase_difference,)
         if not sidecar.echo_times:
             return None
+        if len(sidecar.echo_times) != volumes and not strict:
+            return None
         if len(sidecar.echo_times) != volumes:
             raise InputError(
                 f"{sidecar.name} gives {len(sidecar.echo_times)} echo times, "
@@ -186,7 +187,7 @@ def _times_in_files(images: Sequence[Image]) -> tuple[float, ...] | None:
             )
         return sidecar.echo_times
     for image in images:
-        if len(image.sidecar.echo_times) > 1:
+        if len(image.sidecar.echo_times) > 1 and strict:
             raise InputError(f"{image.sidecar.name} gives several echo times for one volume, needed one")
     times = [time for image in images for time in image.sidecar.echo_times]
     return tuple(times) if len(times) == len(images) else None
@@ -249,8 +250,8 @@ def _field_strength(
         for strength, name in found[:1]:
             if abs(strength / told.field_strength - 1) > 0.01:
                 warnings.append(
-                    f"--field-strength is {told.field_strength:g} T and {Path(name).name} says {strength:g} T: "
-                    "the former was used."
+                    f"--field-strength is {told.field_strength:g} T and {Path(name).name} says "
+                    f"{strength:g} T: the former was used."
                 )
         return float(told.field_strength)
     if not found:
@@ -309,9 +310,8 @@ def _b0_direction(image: Image, told: Told, notes: list[str], warnings: list[str
         raise InputError(f"--b0-dir is {_listed(given)}, needed a direction in voxel axes, such as 0 0 1")
     x, y, z = (component / norm for component in given)
     notes.append(f"B0 lies along {_listed((x, y, z))} in voxel axes, as the user said.")
-    cosine = abs(
-        x * from_affine[0] + y * from_affine[1] + z * from_affine[2]
-    )  # the sign of B0 makes no difference
+    # the sign of B0 makes no difference
+    cosine = abs(x * from_affine[0] + y * from_affine[1] + z * from_affine[2])
     angle = math.degrees(math.acos(min(cosine, 1)))
     if angle > 5:
         warnings.append(
@@ -327,14 +327,26 @@ def _listed(direction: Sequence[float]) -> str:
 
 def _magnitude(
     images: Sequence[Image],
+    phase: Sequence[Image],
     order: list[int],
-    times: tuple[float, ...],
+    times: Sequence[float],
     told: Told,
     difference: bool,
     notes: list[str],
     warnings: list[str],
 ) -> torch.Tensor | None:
-    """Magnitude in the order of the phase's echo times."""
+    """Magnitude in the order of the phase's echo times.
+
+    Args:
+        images: As given.
+        phase: As given.
+        order: Positions of the phase's echoes, by echo time.
+        times: Echo times [s] in the order of the phase as given.
+        told: The user's words.
+        difference: Whether the phase is a difference of two echoes.
+        notes: Grows.
+        warnings: Grows.
+    """
     if not images:
         return None
     volumes = _stack(images, "magnitude")
@@ -351,13 +363,17 @@ def _magnitude(
             f"{_names(images)} holds {len(volumes)} echoes of magnitude, the phase has {len(order)}: "
             "they must be equal"
         )
-    own = _times_in_files(images) if told.echo_times is None else None
+    of_phase = _times_in_files(phase, strict=False) or tuple(times)
+    own = _times_in_files(images, strict=False)
     if own is not None:
         by_time = sorted(range(len(own)), key=lambda echo: own[echo])
-        if not all(checks.same_time(own[echo], time) for echo, time in zip(by_time, times, strict=True)):
-            listed = [", ".join(f"{time:g}" for time in sorted(some)) for some in (own, times)]
-            raise InputError(
-                f"{_names(images)}: echo times are {listed[0]} s, those of the phase {listed[1]} s"
-            )
-        return torch.from_numpy(_ordered(volumes, by_time))
+        wanted = sorted(range(len(of_phase)), key=lambda echo: of_phase[echo])
+        if all(checks.same_time(own[a], of_phase[b]) for a, b in zip(by_time, wanted, strict=True)):
+            beside = dict(zip(wanted, by_time, strict=True))
+            return torch.from_numpy(_ordered(volumes, [beside[echo] for echo in order]))
+        listed = [", ".join(f"{time:g}" for time in sorted(some)) for some in (own, of_phase)]
+        message = f"{_names(images)}: echo times are {listed[0]} s, those of the phase {listed[1]} s"
+        if told.echo_times is None:
+            raise InputError(message)
+        warnings.append(f"{message}; magnitude was matched to phase in the order given.")
     return torch.from_numpy(_ordered(volumes, order))

@@ -86,7 +86,7 @@ def read_image(path: Path, name: str | None = None) -> Image:
         raise InputError(f"{name} cannot be read as NIfTI: {_one_line(error)}") from None
     if not isinstance(image, Nifti1Pair):
         raise InputError(f"{name} is a {type(image).__name__}, needed NIfTI (.nii or .nii.gz)")
-    stored = image.get_data_dtype()
+    stored = np.dtype(image.get_data_dtype())
     if stored.kind == "c":
         raise InputError(f"{name} holds complex numbers, needed phase and magnitude in files of their own")
     if stored.kind not in "iuf":

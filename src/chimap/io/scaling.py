@@ -1,4 +1,4 @@
-"""From stored phase values to radians: as the user says, as the file says, or by a guess that is called one."""
+"""From stored phase values to radians: as the user or the file says, or by a guess that is called one."""
 
 import math
 from typing import NamedTuple
@@ -99,7 +99,7 @@ def _within(first: float, last: float, low: float, high: float, name: str, why: 
     if low < first - slack or high > last + slack:
         raise InputError(
             f"{name}: phase runs from {low:g} to {high:g}, but {why.rstrip('.')}, "
-            f"which allows {first:g} to {last:g}; give wrapped phase, or its true range with --phase-range LOW HIGH"
+            f"which allows {first:g} to {last:g}; give wrapped phase, or its range by --phase-range LOW HIGH"
         )
 
 
@@ -122,14 +122,16 @@ def _guess(values: np.ndarray, low: float, high: float, name: str) -> Scale:
                 0.0, 1000 * TURN, "values from -3142 to 3142 (GE, Philips) were taken as milliradians"
             )
     if share >= WRAPPED_SHARE:
-        turn = f"values from {low:g} to {high:g}, filled to both ends as wrapped phase is, were taken as one turn"
+        turn = (
+            f"values from {low:g} to {high:g}, filled to both ends as in wrapped phase, were taken as a turn"
+        )
         if abs(low + high) <= 0.01 * (high - low):
             return _guessed(0.0, 2 * max(-low, high), turn)
         return _guessed((low + high) / 2, high - low, turn)
     raise InputError(
         f"{name}: phase runs from {low:g} to {high:g} but does not fill both ends of that range as "
-        "wrapped phase does: give the stored values that are one turn with --phase-range LOW HIGH, or wrapped "
-        "phase if this one is unwrapped already"
+        "wrapped phase does: give the stored values that are one turn with --phase-range LOW HIGH, or "
+        "wrapped phase if this one is unwrapped already"
     )
 
 
@@ -144,7 +146,7 @@ def _reaches(low: float, high: float, first: float, last: float) -> bool:
 
 
 def _share_at_ends(values: np.ndarray, low: float, high: float) -> float:
-    """Share of voxels within 2 % of the emptier end. Exact zeros, the background of masked data, do not count."""
+    """Share of voxels within 2 % of the emptier end. Zeros, the background of masked data, do not count."""
     margin = 0.02 * (high - low)
     counted = below = above = 0
     for volume in values:

@@ -1,4 +1,4 @@
-"""What the BIDS JSON file beside an image says: only the fields a scan needs, so no person's name gets further."""
+"""What the BIDS JSON file beside an image says: only the fields a scan needs, so no name gets further."""
 
 import json
 import math
@@ -47,7 +47,7 @@ class Sidecar:
         own = self.echo_times
         if len(own) > 1 or (own and not any(checks.same_time(own[0], time) for time in (late, late - early))):
             return None
-        return late - early
+        return round(late - early, 9)
 
 
 def sidecar_path(image: Path) -> Path:

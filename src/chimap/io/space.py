@@ -8,8 +8,8 @@ from chimap.arrays import Triple
 def b0_from_affine(affine: np.ndarray) -> Triple:
     """Unit vector of B0, the scanner's z axis, in voxel axes.
 
-    The voxel axes are the affine's columns made orthonormal, as close to them as can be (polar decomposition).
-    Without shear they are the columns themselves. A left-handed affine has left-handed axes.
+    The voxel axes are the affine's columns, made orthonormal by the least change (polar decomposition) where
+    they are sheared. A left-handed affine has left-handed axes.
     """
     steps = np.asarray(affine, dtype=np.float64)[:3, :3]
     left, _, right = np.linalg.svd(steps / np.linalg.norm(steps, axis=0))

@@ -49,8 +49,8 @@ def intravoxel_dephasing(
 ) -> Echoes:
     """Share of the signal that is left where the field varies across a voxel: the dropout above air.
 
-    Across a box a linear phase averages to sinc(c), c = cycles across the voxel. exp(-(pi c)^2 / 6) agrees with
-    it to second order and has no side lobes, whose sign flips a real voxel's soft edges do not show.
+    Across a box a linear phase averages to sinc(c), c = cycles across the voxel. exp(-(pi c)^2 / 6) agrees
+    with it to second order and has no side lobes, whose sign flips a real voxel's soft edges do not show.
 
     Args:
         total_field: [ppm], shape (*batch, x, y, z).

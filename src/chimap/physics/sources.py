@@ -1,7 +1,7 @@
 """Sources whose field is known exactly: a sphere and an infinitely long cylinder, in any B0 and voxel size.
 
-Both are magnetised in proportion to B0 (chi << 1), and fields are what a nucleus feels: the Lorentz sphere is
-taken off, which leaves a third of the local chi inside a source. Positions are voxel index times voxel size [mm].
+Both are magnetised in proportion to B0 (chi << 1), and fields are what a nucleus feels: the Lorentz sphere
+is taken off. Positions are voxel index times voxel size [mm].
 """
 
 import math
@@ -14,7 +14,13 @@ from chimap.arrays import Shape, Triple, Volume
 
 
 def sphere(
-    shape: Shape, voxel_size: Triple, *, centre: Triple, radius: float, chi: float = 1.0, supersampling: int = 4
+    shape: Shape,
+    voxel_size: Triple,
+    *,
+    centre: Triple,
+    radius: float,
+    chi: float = 1.0,
+    supersampling: int = 4,
 ) -> Volume:
     """Susceptibility [ppm] of a sphere, partial volume at its surface, shape (x, y, z).
 
@@ -28,8 +34,8 @@ def sphere(
     """
 
     def inside(points: Sequence[Tensor]) -> Tensor:
-        squared = sum((point - middle) ** 2 for point, middle in zip(points, centre, strict=True))
-        return squared <= radius**2
+        x, y, z = (point - middle for point, middle in zip(points, centre, strict=True))
+        return x**2 + y**2 + z**2 <= radius**2
 
     return chi * _share(inside, shape, voxel_size, supersampling)
 
@@ -103,8 +109,8 @@ def cylinder_field(
 ) -> Volume:
     """Field [ppm] of an infinitely long cylinder at the voxel centres.
 
-    Inside chi / 6 (3 cos^2 theta - 1), outside chi / 2 (radius / r)^2 sin^2 theta cos 2 phi: theta between axis
-    and B0, phi around the axis from the plane of both.
+    Inside chi / 6 (3 cos^2 theta - 1), outside chi / 2 (radius / r)^2 sin^2 theta cos 2 phi: theta between
+    axis and B0, phi around the axis from the plane of both.
 
     References:
         Haacke et al. 1999, Magnetic Resonance Imaging: Physical Principles and Sequence Design, chapter 25.

@@ -99,7 +99,7 @@ def axial_levels(
     window: Window,
     unit: str,
     inside: Mask,
-    count: int = 8,
+    count: int = 12,
     columns: int = 4,
 ) -> bytes:
     """Axial slices from the lower to the upper part of a mask, evenly spaced, with a colour bar.
@@ -109,7 +109,7 @@ def axial_levels(
         view: From `chimap.report.view.view_of`.
         window: Values shown black and white.
         unit: Beside the colour bar.
-        inside: Everything else is shown black; the slices keep clear of its lowest and highest eighth.
+        inside: Everything else is shown black; the slices keep clear of its lowest and highest sixth.
         count: Number of slices.
         columns: Slices in a row.
 
@@ -120,7 +120,7 @@ def axial_levels(
     (levels,) = np.nonzero(view.turned(inside).any(axis=(0, 1)))
     low, high = (levels[0], levels[-1]) if levels.size else (0, turned.shape[2] - 1)
     span = high - low
-    chosen = np.unique(np.linspace(low + span / 8, high - span / 8, count).round().astype(int))
+    chosen = np.unique(np.linspace(low + span / 6, high - span / 6, count).round().astype(int))
     centre = view.turned_index(view.centre)[2]
     panels = []
     for level in chosen:

@@ -131,7 +131,7 @@ def _input_figures(scan: Scan, maps: Maps, view: View) -> Iterator[Figure]:
             _encoded(picture),
         )
     volume, window, unit = (scan.phase[0], window, "rad") if head is None else head
-    legend = (("brain mask", BRAIN_COLOUR), ("valid after background removal", VALID_COLOUR))
+    legend = (("brain mask", BRAIN_COLOUR), ("valid mask, after background removal", VALID_COLOUR))
     outlines = (maps.brain_mask, BRAIN_COLOUR), (maps.mask, VALID_COLOUR)
     yield Figure(
         "masks",
@@ -172,7 +172,7 @@ def _field_figures(scan: Scan, maps: Maps, view: View) -> Iterator[Figure]:
         "field-noise",
         "Field noise",
         f"{_window(window)} times its median in the brain mask. Noise is known up to one common factor "
-        f"(median as computed: {scale:.3g} ppm). Bright regions have little say in the map.",
+        f"(median as computed: {scale:.3g} ppm). Where it is bright, field and map are less certain.",
         _encoded(figures.three_planes(noise, view, window=window, unit="× median", inside=brain)),
     )
     window = figures.symmetric_window(maps.local_field[maps.mask])
@@ -192,7 +192,7 @@ def _chi_figures(maps: Maps, view: View) -> Iterator[Figure]:
     yield Figure(
         "chi",
         "Susceptibility, three planes",
-        f"{_window(CHI_WINDOW)} ppm in every report; {100 * beyond:.1f} % of the voxels lie beyond.",
+        f"{_window(CHI_WINDOW)} ppm in every report; {100 * beyond:.2g} % of the voxels lie beyond.",
         _encoded(figures.three_planes(maps.chi, view, window=CHI_WINDOW, unit="ppm", inside=maps.mask)),
     )
     yield Figure(

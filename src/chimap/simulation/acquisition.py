@@ -23,9 +23,11 @@ class Truth:
     """What a reconstruction of a simulated scan should find. Volumes (x, y, z).
 
     Attributes:
-        chi: Susceptibility [ppm] relative to water in `mask`, zero outside. A method finds it up to a constant.
+        chi: Susceptibility [ppm] relative to water in `mask`, zero outside. A method finds it up to
+            a constant.
         total_field: Field of everything [ppm], as it is after shimming, mean zero in `mask`.
-        local_field: Field [ppm] of the sources inside `mask`, of `chi` as it stands here.
+        local_field: Field [ppm] of the sources inside `mask`, that is of `chi` as it stands here; not cut off
+            outside.
         mask: Brain.
     """
 
@@ -49,16 +51,17 @@ def acquire(
 ) -> tuple[Scan, Truth]:
     """Simulate a multi-echo gradient-echo acquisition of a head.
 
-    The field comes from the exact field of a magnetised box per voxel, on a grid that is more than doubled, and
-    from what lies beyond the grid (face, neck) on a coarser one. A reconstruction that samples the dipole kernel
-    in k-space on the scan's own grid therefore does not repeat these sums. chi is, though, constant within a
-    voxel. Fat has no chemical shift, blood does not flow and chi is no tensor.
+    The field is the sum of the exact fields of magnetised boxes, one per voxel, on a grid that is more than
+    doubled; face and neck beyond the grid come on a coarser one. A reconstruction that samples the dipole
+    kernel in k-space on the scan's own grid therefore does not repeat these sums. chi is, though, constant
+    within a voxel. Fat has no chemical shift, blood does not flow and chi is no tensor.
 
     Args:
         head: Its affine decides the direction of B0.
         echo_times: [s], ascending.
         field_strength: B0 [T]; R2* grows in proportion to it.
-        snr: Mean magnitude of the brain at the first echo over the noise of either channel; infinite for none.
+        snr: Mean magnitude of the brain at the first echo over the noise of the real or the imaginary part;
+            infinite for none.
         phase_offset: Add a smooth phase [rad] at TE = 0, as a receive coil has.
         receive_bias: Strength of the smooth variation of magnitude over the head: 0.25 is about a quarter.
         dephasing: Lose signal where the field varies within a voxel.
@@ -136,12 +139,14 @@ def _far_field(head: Head, near: tuple[slice, ...]) -> Volume:
     """Field [ppm] on the head's grid of the surroundings without the voxels `near` it."""
     far = head.surroundings - AIR_CHI
     far[near] = 0
-    size: Triple = tuple(step * length for step, length in zip(head.step, head.voxel_size, strict=True))  # type: ignore[assignment]
-    dipole = DipoleModel(far.shape, size, head.b0_direction, kernel="green")
+    sx, sy, sz = (step * length for step, length in zip(head.step, head.voxel_size, strict=True))
+    dipole = DipoleModel(far.shape, (sx, sy, sz), head.b0_direction, kernel="green")
     field = dipole(far)[near]
     # both grids share their corners here, so voxel centres fall where interpolate puts them
     wide = [n * step for n, step in zip(field.shape, head.step, strict=True)]
-    field = torch.nn.functional.interpolate(field[None, None], size=wide, mode="trilinear", align_corners=False)
+    field = torch.nn.functional.interpolate(
+        field[None, None], size=wide, mode="trilinear", align_corners=False
+    )
     x, y, z = (slice(step, step + n) for step, n in zip(head.step, head.shape, strict=True))
     return field[0, 0, x, y, z]
 
@@ -166,13 +171,18 @@ def _shim(field: Volume, mask: Mask, voxel_size: Triple) -> Volume:
     columns = [torch.ones_like(field), *(term.expand(field.shape) for term in terms)]
     inside = torch.stack([column[mask] for column in columns]).double()
     weights = torch.linalg.solve(inside @ inside.T, inside @ field[mask].double()).float()
-    return sum((weight * column for weight, column in zip(weights[1:], columns[1:], strict=True)), weights[0])
+    fitted = torch.zeros_like(field)
+    for weight, column in zip(weights, columns, strict=True):
+        fitted += weight * column
+    return fitted
 
 
 def _smooth(shape: Shape, voxel_size: Triple, generator: torch.Generator, *, bowl: float = 0.0) -> Volume:
-    """A random polynomial of second order, about 1 at the edge of a head; `bowl` adds growth from the middle."""
+    """A random polynomial of second order, about 1 at a head's edge; `bowl` adds growth from the middle."""
     x, y, z = _positions(shape, voxel_size)
     draw = torch.randn(9, generator=generator).tolist()
     terms = [x, y, z, x * y, x * z, y * z, x**2, y**2, z**2]
-    result = sum((0.6 * weight * term for weight, term in zip(draw, terms, strict=True)), torch.zeros(shape))
+    result = torch.zeros(shape)
+    for weight, term in zip(draw, terms, strict=True):
+        result += 0.6 * weight * term
     return result + bowl * (x**2 + y**2 + z**2 - 0.5)

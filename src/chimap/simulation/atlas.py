@@ -34,7 +34,7 @@ class Grid:
     high: tuple[float, ...]
 
     def at(self, points: Tensor) -> Tensor:
-        """Linear interpolation at points (3, *shape) [mm]: (channel, *shape). Beyond the rim its value goes on."""
+        """Interpolate at points (3, *shape) [mm]: (channel, *shape), beyond the rim its value."""
         low = torch.tensor(self.low).reshape(3, *[1] * (points.ndim - 1))
         high = torch.tensor(self.high).reshape(3, *[1] * (points.ndim - 1))
         scaled = (points - low) * (2 / (high - low)) - 1
@@ -47,8 +47,12 @@ class Grid:
 
 @dataclass(frozen=True)
 class Atlas:
-    """Shares of grey matter, white matter, CSF and brain (all tissue and the CSF within it); and the distance to
-    the inner skull [mm], negative inside the cavity, both in atlas coordinates."""
+    """The brain and the cavity of the skull.
+
+    Attributes:
+        brain: Shares of grey matter, white matter, CSF, and of brain as a whole.
+        cavity: Distance to the inner skull [mm], negative inside.
+    """
 
     brain: Grid
     cavity: Grid
@@ -66,7 +70,10 @@ def load_atlas() -> Atlas:
     white, _ = _template("wm")
     brain = intensity > 0
     box = tuple(
-        slice(int(np.flatnonzero(brain.any(axis=other))[0]) - 2, int(np.flatnonzero(brain.any(axis=other))[-1]) + 3)
+        slice(
+            int(np.flatnonzero(brain.any(axis=other))[0]) - 2,
+            int(np.flatnonzero(brain.any(axis=other))[-1]) + 3,
+        )
         for other in ((1, 2), (0, 2), (0, 1))
     )
     box = tuple(slice(max(part.start, 0), part.stop) for part in box)
@@ -74,7 +81,7 @@ def load_atlas() -> Atlas:
     inside = (t1 > 0).float()
     # T1 tells the CSF of narrow sulci, which the averaged tissue maps give to grey matter
     csf = torch.maximum((1 - g - w).clamp_min(0), torch.sigmoid((0.47 - t1) * 30))
-    # the maps are averages of many brains and their borders soft; cubing the shares gives back the folds of one
+    # averages of many brains have soft borders; cubing the shares gives back the folds of one
     shares = torch.stack([g, w, csf]).pow(3) * inside
     shares /= shares.sum(dim=0).clamp_min(1e-6)
     first = [low[axis] + box[axis].start for axis in range(3)]
@@ -88,33 +95,40 @@ def _template(name: str) -> tuple[np.ndarray, list[float]]:
 
     The file is read without importing nilearn, which would take seconds.
     """
-    import nibabel
+    from nibabel.nifti1 import Nifti1Image
 
     spec = importlib.util.find_spec("nilearn")
     if spec is None or spec.origin is None:
         raise InputError("the built-in head needs the package nilearn, which is not installed")
-    file = Path(spec.origin).parent / "datasets" / "data" / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
+    file = (
+        Path(spec.origin).parent
+        / "datasets"
+        / "data"
+        / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
+    )
     if not file.is_file():
         raise InputError(f"the built-in head needs nilearn's MNI152 maps; this nilearn has no {file}")
-    image = nibabel.nifti1.load(file)
-    return np.asarray(image.dataobj), [float(value) for value in image.affine[:3, 3]]
+    image = Nifti1Image.from_filename(file)
+    return np.asarray(image.dataobj), [float(value) for value in np.asarray(image.affine)[:3, 3]]
 
 
-def _cavity(tissue: Grid, step: float = 3.0, reach: float = 15.0) -> Grid:
-    """Distance to the inner skull: the brain closed by a ball of `reach` mm, the spinal canal added below."""
+def _cavity(tissue: Grid, *, step: float = 3.0, reach: float = 15.0, gap: float = 3.0) -> Grid:
+    """Distance to the inner skull: the brain closed by a ball of `reach` mm and grown by `gap` mm, the spinal
+    canal added below."""
     from scipy.ndimage import distance_transform_edt, gaussian_filter
 
     axes = [torch.arange(low, high + step, step) for low, high in zip(LOW, HIGH, strict=True)]
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     brain = (tissue.at(points)[3] > 0.5).numpy()
-    grown = distance_transform_edt(~brain) * step <= reach
-    depth = distance_transform_edt(grown) * step
+    grown = np.asarray(distance_transform_edt(~brain)) * step <= reach
+    depth = np.asarray(distance_transform_edt(grown)) * step
     cavity = torch.from_numpy(depth > reach)
     x, y, z = points
-    canal = torch.sqrt(x**2 + (y + 44 - (z + 60) * 0.1) ** 2) < 9
+    canal = torch.sqrt(x**2 + (y + 44 - (z + 60) * 0.1) ** 2) < 7
     cavity |= canal & (z < -55)
     # EDT counts from voxel centres: half a step on both sides of the border
-    distance = distance_transform_edt(~cavity.numpy()) - distance_transform_edt(cavity.numpy())
-    distance = gaussian_filter(distance * step, 1.2)
+    inside = cavity.numpy()
+    distance = np.asarray(distance_transform_edt(~inside)) - np.asarray(distance_transform_edt(inside))
+    distance = gaussian_filter(distance * step, 1.2) - gap
     last = tuple(float(axis[-1]) for axis in axes)
     return Grid(torch.from_numpy(distance.astype(np.float32))[None], LOW, last)

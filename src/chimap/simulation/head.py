@@ -1,7 +1,7 @@
 """The built-in head: susceptibility, magnitude and decay of a whole head, without any file of the user's.
 
-Brain from the MNI152 maps that nilearn carries; skull, scalp, face, air, deep grey nuclei and veins from shapes.
-It is a phantom for testing and teaching: every seed bends the same head a little differently.
+Brain from the MNI152 maps that nilearn carries; skull, scalp, face, air, deep grey nuclei and veins from
+shapes. It is a phantom for testing and teaching: every seed bends the same head a little differently.
 """
 
 import math
@@ -17,10 +17,10 @@ from chimap.errors import InputError
 from chimap.simulation.atlas import Grid, load_atlas
 from chimap.simulation.painting import Canvas, Person, paint_head
 from chimap.simulation.texture import lattice, texture_lattices
-from chimap.simulation.tissues import NAMES
+from chimap.simulation.tissues import NAMES, TISSUES
 from chimap.simulation.vessels import Vein, vein_share, veins
 
-CENTRE = (0.0, -14.0, 9.0)
+CENTRE = (0.0, -16.0, 9.0)
 """Atlas coordinates [mm] that come to the middle of the grid."""
 COARSE = 6.0
 """Wanted voxel size [mm] of what lies around the grid."""
@@ -56,7 +56,7 @@ class Head:
     mask: Mask
     voxel_size: Triple
     affine: np.ndarray
-    surroundings: Volume
+    surroundings: Tensor
     step: Shape
     margin: Shape
     label_names: dict[int, str]
@@ -81,14 +81,14 @@ def built_in_head(
     grid_rotation: Triple = (0.0, 0.0, 0.0),
     head_rotation: Triple = (0.0, 0.0, 0.0),
     head_shift: Triple = (0.0, 0.0, 0.0),
-    head_scale: float = 0.92,
+    head_scale: float = 0.9,
     seed: int = 0,
 ) -> Head:
     """Make a head on a grid.
 
-    Rotations are angles about the scanner's x, then y, then z. Alone, `grid_rotation` is an oblique slab over a
-    straight head and `head_rotation` a tilted head in a straight slab; both alike are a slab that follows a
-    tilted head. The grid's middle is the scanner's isocentre.
+    Rotations are angles about the scanner's x, then y, then z. Alone, `grid_rotation` is an oblique slab over
+    a straight head and `head_rotation` a tilted head in a straight slab; both alike are a slab that follows a
+    tilted head. The grid's middle is the scanner's isocentre. Voxels beyond 2 mm are averages of finer ones.
 
     Args:
         shape: Grid.
@@ -110,7 +110,9 @@ def built_in_head(
         raise InputError(f"the head's scale is {head_scale:g}, needed a factor from 0.5 to 1.5")
     generator = torch.Generator().manual_seed(seed)
     turn = _rotation(grid_rotation)
-    place = _Placement(_rotation(head_rotation), head_shift, head_scale, lattice(16.0, generator, channels=3, smooth=3))
+    place = _Placement(
+        _rotation(head_rotation), head_shift, head_scale, lattice(16.0, generator, channels=3, smooth=3)
+    )
     atlas = load_atlas()
     person = Person(
         atlas,
@@ -125,6 +127,8 @@ def built_in_head(
     fine_size = [size / factor for size, factor in zip(voxel_size, factors, strict=True)]
     values, labels, brain = _evaluate(person, lines, place, turn, fine_shape, fine_size)
     chi, m0, decay, brain = (_blocks(volume, factors).mean(dim=-1) for volume in (*values, brain))
+    if max(factors) > 1:
+        labels = _blocks(labels, factors).mode(dim=-1).values
     r2star = decay / m0.clamp_min(1e-6)  # `decay` is m0 R2*: the mean is over what gives signal
     affine = np.eye(4)
     affine[:3, :3] = turn.numpy() * np.asarray(voxel_size)
@@ -141,8 +145,8 @@ def built_in_head(
         chi=chi,
         m0=m0,
         r2star=r2star,
-        labels=_blocks(labels, factors).mode(dim=-1).values if max(factors) > 1 else labels,
-        mask=brain > 0.5,
+        labels=labels,
+        mask=(brain > 0.5) & (labels < TISSUES["muscle"].label),
         voxel_size=(float(voxel_size[0]), float(voxel_size[1]), float(voxel_size[2])),
         affine=affine,
         surroundings=coarse[0],
@@ -172,7 +176,10 @@ class _Placement:
         straight = atlas
         for _ in range(4):  # the bend is slow, so this converges within a tenth of a mm
             straight = atlas - BEND * self.warp.at(straight)
-        return self.rotation @ (straight - torch.tensor(CENTRE)[:, None]) * self.scale + torch.tensor(self.shift)[:, None]
+        return (
+            self.rotation @ (straight - torch.tensor(CENTRE)[:, None]) * self.scale
+            + torch.tensor(self.shift)[:, None]
+        )
 
 
 def _rotation(angles: Sequence[float]) -> Tensor:
@@ -210,7 +217,10 @@ def _evaluate(
     if lines:
         first = torch.tensor([float(axis[0]) for axis in axes])
         drawn = [
-            (((turn.T @ place.to_scanner(line.points.T)).T - first) / torch.tensor(size), line.radii * place.scale)
+            (
+                ((turn.T @ place.to_scanner(line.points.T)).T - first) / torch.tensor(size),
+                line.radii * place.scale,
+            )
             for line in lines
         ]
         canvas.paint("blood", vein_share(drawn, tuple(shape), tuple(size)).flatten())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -58,7 +59,9 @@ class Canvas:
         if where is None:
             where = share.nonzero()[:, 0]
             share = share[where]
-        for value, target in zip((tissue.chi, tissue.m0, tissue.r2star, tissue.variation), self.values, strict=True):
+        for value, target in zip(
+            (tissue.chi, tissue.m0, tissue.r2star, tissue.variation), self.values, strict=True
+        ):
             old = target[where]
             target[where] = old + share * (value - old)
         self.labels[where[share > 0.5]] = tissue.label
@@ -101,13 +104,15 @@ def paint_head(canvas: Canvas, person: Person) -> Tensor:
     cavity = person.atlas.cavity.at(canvas.points)[0]
     patches = person.patches.at(canvas.points)
     _soft_tissue_and_bone(canvas, cavity, patches)
-    _face(canvas, person)
+    _face(canvas)
     _air(canvas, person)
     canvas.paint("csf", canvas.share(cavity))
     brain = _brain(canvas, person)
     for name in OUTLINES:
         grid = outlined(name)
-        canvas.paint_shape(name, _point(grid.low), _point(grid.high), lambda p, grid=grid: grid.at(p)[0], both=True)
+        canvas.paint_shape(
+            name, _point(grid.low), _point(grid.high), lambda p, grid=grid: grid.at(p)[0], both=True
+        )
     _small_nuclei(canvas)
     return brain
 
@@ -118,13 +123,15 @@ def _point(values: tuple[float, ...]) -> Point:
 
 def _soft_tissue_and_bone(canvas: Canvas, cavity: Tensor, patches: Tensor) -> None:
     points = canvas.points
-    ends = torch.sigmoid((points[1] - 68) / 5) + torch.sigmoid((-98 - points[1]) / 4)
-    thickness = 6.5 + 1.2 * patches[0].clamp(-2, 2) + 2.0 * torch.exp(-(((points[2] - 5) / 18) ** 2)) * ends
+    # the bulge at the back and the brow, which holds the frontal sinus
+    ends = 1.5 * torch.sigmoid((points[1] - 68) / 5) + torch.sigmoid((-98 - points[1]) / 4)
+    level = torch.exp(-(((points[2] + 2) / 20) ** 2))
+    thickness = 6.0 + 1.0 * patches[0].clamp(-2, 2) + 2.0 * level * ends
     # temples: the skull is thin and a muscle lies on it
     temple = torch.exp(-(((points[1] - 15) / 28) ** 2) - ((points[2] + 5) / 26) ** 2)
     temple = temple * torch.sigmoid((points[0].abs() - 42) / 4)
     thickness = thickness - 2.0 * temple
-    scalp = 5.5 + 0.8 * patches[1].clamp(-2, 2) + 7.0 * temple
+    scalp = 5.0 + 0.8 * patches[1].clamp(-2, 2) + 7.0 * temple
     vault = cavity - thickness - scalp
     # below the brain the cavity's own outline would give a waist; face and neck take over
     face = ellipsoid(points, (0, 36, -62), (64, 52, 82))
@@ -134,7 +141,7 @@ def _soft_tissue_and_bone(canvas: Canvas, cavity: Tensor, patches: Tensor) -> No
     nose = chain(points, [(0, 84, -30), (0, 101, -62), (0, 92, -70)], [4, 9, 8])
     head = blend(head, nose, 8)
     canvas.paint("muscle", canvas.share(head))
-    fat_depth = 4.6 + 1.2 * patches[1].clamp(-2, 2)
+    fat_depth = 4.2 + 1.2 * patches[1].clamp(-2, 2)
     deep_fat = canvas.share((1.0 - patches[2]) * 4) * (head < -8)
     canvas.paint("fat", canvas.share(head) * torch.maximum(canvas.share(-fat_depth - head), deep_fat))
     canvas.paint("skin", canvas.share(head) * canvas.share(-1.8 - head))
@@ -145,9 +152,8 @@ def _soft_tissue_and_bone(canvas: Canvas, cavity: Tensor, patches: Tensor) -> No
     canvas.paint("diploe", canvas.share(marrow) * vault_only)
 
 
-def _face(canvas: Canvas, person: Person) -> None:
-    def shape(name: str, low: Point, high: Point, distance: Callable[[Tensor], Tensor]) -> None:
-        canvas.paint_shape(name, low, high, distance, both=True)
+def _face(canvas: Canvas) -> None:
+    shape = partial(canvas.paint_shape, both=True)
 
     jaw = [(50, -6, -62), (48, 0, -100), (38, 40, -122), (14, 72, -128), (0, 76, -128)]
     shape("bone", (-5, -15, -140), (60, 88, -55), lambda p: chain(p, jaw, [5, 6, 7, 8, 8]))
@@ -155,9 +161,15 @@ def _face(canvas: Canvas, person: Person) -> None:
     shape("bone", (20, -20, -66), (75, 80, -40), lambda p: chain(p, cheek, [6, 5, 3, 3]))
     shape("bone", (-1, 10, -96), (26, 80, -86), lambda p: ellipsoid(p, (0, 44, -91), (22, 32, 3)))  # palate
     shape("bone", (-1, 60, -118), (30, 90, -92), lambda p: chain(p, [(0, 78, -104), (24, 58, -104)], [6, 6]))
-    shape("bone", (8, -40, -62), (60, 0, -30), lambda p: capsule(p, (14, -14, -46), (56, -34, -42), 8, 11))  # petrous
-    shape("bone", (46, -50, -75), (74, -15, -35), lambda p: ellipsoid(p, (58, -32, -52), (11, 13, 19)))  # mastoid
-    shape("bone", (-1, -30, -60), (16, 30, -28), lambda p: capsule(p, (0, 22, -46), (0, -22, -44), 11, 8))  # clivus
+    shape(
+        "bone", (8, -40, -62), (60, 0, -30), lambda p: capsule(p, (14, -14, -46), (56, -34, -42), 8, 11)
+    )  # petrous
+    shape(
+        "bone", (46, -50, -75), (74, -15, -35), lambda p: ellipsoid(p, (58, -32, -52), (11, 13, 19))
+    )  # mastoid
+    shape(
+        "bone", (-1, -30, -60), (16, 30, -28), lambda p: capsule(p, (0, 22, -46), (0, -22, -44), 11, 8)
+    )  # clivus
     shape("bone", (-1, -30, -260), (20, 10, -76), lambda p: _vertebrae(p))
     # orbits: a cone of fat in a shell of bone, the eye at its mouth
     cone = [(32, 64, -38), (18, 28, -36)]
@@ -166,7 +178,12 @@ def _face(canvas: Canvas, person: Person) -> None:
     for dx, dz in ((9, 0), (-9, 0), (0, 9), (0, -9)):
         muscle = [(32 + dx, 62, -38 + dz), (30 + dx, 50, -38 + dz), (18, 28, -36)]
         shape("muscle", (8, 20, -52), (46, 70, -24), lambda p, m=muscle: chain(p, m, [1.2, 2.2, 1.0]))
-    shape("white matter", (4, 8, -42), (34, 56, -28), lambda p: chain(p, [(32, 53, -38), (17, 26, -35), (5, 10, -30)], [2, 2, 2]))
+    shape(
+        "white matter",
+        (4, 8, -42),
+        (34, 56, -28),
+        lambda p: chain(p, [(32, 53, -38), (17, 26, -35), (5, 10, -30)], [2, 2, 2]),
+    )
     shape("skin", (16, 48, -54), (48, 82, -22), lambda p: ellipsoid(p, (32, 65, -38), (13, 13, 13)))
     shape("eye", (16, 48, -54), (48, 82, -22), lambda p: ellipsoid(p, (32, 65, -38), (12, 12, 12)))
     shape("lens", (24, 68, -46), (40, 82, -30), lambda p: ellipsoid(p, (32, 73.5, -38), (4.5, 2.2, 4.5)))
@@ -179,10 +196,10 @@ def _vertebrae(points: Tensor) -> Tensor:
 
 
 def _air(canvas: Canvas, person: Person) -> None:
-    def cells(points: Tensor, distance: Tensor, open_share: float) -> Tensor:
+    def cells(points: Tensor, distance: Tensor, width: float) -> Tensor:
         """Air cells divided by walls of bone or mucosa."""
         walls = person.cells.at(points)[0]
-        return torch.maximum(distance, (walls.abs() < open_share).float() * 2 * canvas.width - canvas.width)
+        return torch.maximum(distance, (width - walls.abs()) * 2)
 
     def air(low: Point, high: Point, distance: Callable[[Tensor], Tensor], *, walls: float = 0.0) -> None:
         def hollow(points: Tensor) -> Tensor:
@@ -191,18 +208,31 @@ def _air(canvas: Canvas, person: Person) -> None:
 
         canvas.paint_shape("air", low, high, hollow, both=True)
 
-    shell = ellipsoid
-    canvas.paint_shape("bone", (1, 66, -24), (28, 92, 16), lambda p: shell(p, (12, 80, -10), (14, 8, 18)), both=True)
-    air((1, 66, -24), (28, 92, 16), lambda p: shell(p, (12, 80, -10), (12, 5.5, 15)))  # frontal
-    canvas.paint_shape("bone", (-1, 24, -62), (16, 70, -28), lambda p: shell(p, (8, 46, -42), (9, 23, 12)), both=True)
-    air((1, 24, -60), (15, 70, -28), lambda p: shell(p, (8, 46, -42), (7, 21, 10)), walls=0.25)  # ethmoid
-    canvas.paint_shape("bone", (-1, 0, -60), (20, 30, -30), lambda p: shell(p, (8, 15, -45), (12, 13, 12)), both=True)
-    air((1, 0, -58), (20, 30, -32), lambda p: shell(p, (9, 15, -45), (8.5, 11, 9.5)))  # sphenoid
-    canvas.paint_shape("bone", (12, 24, -92), (46, 74, -54), lambda p: shell(p, (29, 48, -73), (16, 20, 18)), both=True)
-    air((12, 24, -92), (46, 74, -54), lambda p: shell(p, (29, 48, -73), (14, 18, 16)))  # maxillary
+    canvas.paint_shape(
+        "bone", (1, 66, -24), (28, 92, 16), lambda p: ellipsoid(p, (12, 80, -10), (14, 6.5, 17)), both=True
+    )
+    air((1, 66, -24), (28, 92, 16), lambda p: ellipsoid(p, (12, 80, -10), (11.5, 4.2, 14)))  # frontal
+    canvas.paint_shape(
+        "bone", (-1, 24, -62), (16, 70, -28), lambda p: ellipsoid(p, (8, 46, -42), (9, 23, 12)), both=True
+    )
+    air((1, 24, -60), (15, 70, -28), lambda p: ellipsoid(p, (8, 46, -42), (7, 21, 10)), walls=0.25)  # ethmoid
+    canvas.paint_shape(
+        "bone", (-1, 0, -60), (20, 30, -30), lambda p: ellipsoid(p, (8, 15, -45), (12, 13, 12)), both=True
+    )
+    air((1, 0, -58), (20, 30, -32), lambda p: ellipsoid(p, (9, 15, -45), (8.5, 11, 9.5)))  # sphenoid
+    canvas.paint_shape(
+        "bone", (12, 24, -92), (46, 74, -54), lambda p: ellipsoid(p, (29, 48, -73), (16, 20, 18)), both=True
+    )
+    air((12, 24, -92), (46, 74, -54), lambda p: ellipsoid(p, (29, 48, -73), (14, 18, 16)))  # maxillary
     air((1, 10, -90), (9, 96, -46), lambda p: _nasal_cavity(p))
-    air((45, -50, -75), (72, -15, -35), lambda p: shell(p, (58, -32, -53), (8.5, 10, 15)), walls=0.45)  # mastoid
-    air((36, -35, -54), (95, -10, -38), lambda p: chain(p, [(42, -22, -46), (58, -20, -46), (92, -24, -46)], [3.5, 3.0, 3.5]))
+    air(
+        (45, -50, -75), (72, -15, -35), lambda p: ellipsoid(p, (58, -32, -53), (8.5, 10, 15)), walls=0.45
+    )  # mastoid
+    air(
+        (36, -35, -54),
+        (95, -10, -38),
+        lambda p: chain(p, [(42, -22, -46), (58, -20, -46), (92, -24, -46)], [3.5, 3.0, 3.5]),
+    )
     throat = [(0, 8, -70), (0, -4, -84), (0, -2, -120), (0, 0, -150), (0, -4, -270)]
     air((-1, -20, -280), (16, 20, -62), lambda p: chain(p, throat, [8, 8, 7, 8, 9]))
 
@@ -226,10 +256,14 @@ def _brain(canvas: Canvas, person: Person) -> Tensor:
     canvas.paint("csf", inside.clamp(0, 1), where)
     canvas.paint("grey matter", (grey / (grey + csf).clamp_min(1e-3)).clamp(0, 1) * inside, where)
     canvas.paint("white matter", white, where)
-    stem = chain(points[:, where], [(0, -16, -8), (0, -26, -28), (0, -34, -48), (0, -44, -76)], [11, 15, 10, 7])
+    stem = chain(
+        points[:, where], [(0, -16, -8), (0, -26, -28), (0, -34, -48), (0, -44, -76)], [11, 15, 10, 7]
+    )
     canvas.paint("brain stem", canvas.share(stem) * (grey + white), where)
     cord = [(0, -42, -66), (0, -46, -90), (0, -52, -160), (0, -62, -260)]
-    canvas.paint_shape("brain stem", (-10, -70, -260), (10, -36, -66), lambda p: chain(p, cord, [6, 5.5, 5, 5]))
+    canvas.paint_shape(
+        "brain stem", (-10, -70, -260), (10, -36, -66), lambda p: chain(p, cord, [6, 5.5, 5, 5])
+    )
     capsule_of_brain = [(12, 8, -2), (18, -2, 2), (24, -18, 4), (24, -24, 18), (26, -26, 30)]
     for side in (1.0, -1.0):
         index = canvas.within((min(6 * side, 36 * side), -82, -6), (max(6 * side, 36 * side), 14, 36))
@@ -244,10 +278,11 @@ def _brain(canvas: Canvas, person: Person) -> Tensor:
 
 
 def _small_nuclei(canvas: Canvas) -> None:
-    def shape(name: str, low: Point, high: Point, distance: Callable[[Tensor], Tensor]) -> None:
-        canvas.paint_shape(name, low, high, distance, both=True)
+    shape = partial(canvas.paint_shape, both=True)
 
-    shape("red nucleus", (0, -26, -14), (10, -14, -3), lambda p: ellipsoid(p, (4.8, -19.5, -8), (3.0, 3.4, 4.4)))
+    shape(
+        "red nucleus", (0, -26, -14), (10, -14, -3), lambda p: ellipsoid(p, (4.8, -19.5, -8), (3.0, 3.4, 4.4))
+    )
     nigra = [(6, -13, -15), (9.5, -15, -13), (13, -19.5, -10)]
 
     def crescent(points: Tensor) -> Tensor:
@@ -256,7 +291,12 @@ def _small_nuclei(canvas: Canvas) -> None:
         return torch.minimum(rods, lower)
 
     shape("substantia nigra", (0, -26, -22), (18, -8, -5), crescent)
-    shape("subthalamic nucleus", (4, -18, -11), (16, -8, -2), lambda p: chain(p, [(9, -11.5, -8), (12.5, -14, -5.5)], [1.5, 1.6]))
+    shape(
+        "subthalamic nucleus",
+        (4, -18, -11),
+        (16, -8, -2),
+        lambda p: chain(p, [(9, -11.5, -8), (12.5, -14, -5.5)], [1.5, 1.6]),
+    )
 
     def crumpled(points: Tensor) -> Tensor:
         """A folded sheet, open towards the middle and the front."""

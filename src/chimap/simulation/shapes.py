@@ -8,29 +8,33 @@ from torch import Tensor
 
 from chimap.simulation.atlas import Grid
 
-Point = tuple[float, float, float]
+Number = int | float
+Point = tuple[Number, Number, Number]
 
 
 def ellipsoid(points: Tensor, centre: Point, radii: Point) -> Tensor:
     """Distance to an ellipsoid along the axes: exact for a sphere, close near the surface for others."""
     scaled = [(points[i] - centre[i]) / radii[i] for i in range(3)]
     k = torch.sqrt(scaled[0] ** 2 + scaled[1] ** 2 + scaled[2] ** 2)
-    slope = torch.sqrt(sum((scaled[i] / radii[i]) ** 2 for i in range(3)))
+    normal = [scaled[i] / radii[i] for i in range(3)]
+    slope = torch.sqrt(normal[0] ** 2 + normal[1] ** 2 + normal[2] ** 2)
     return k * (k - 1) / slope.clamp_min(1e-6)
 
 
-def capsule(points: Tensor, start: Point, end: Point, radius: float, end_radius: float | None = None) -> Tensor:
+def capsule(
+    points: Tensor, start: Point, end: Point, radius: Number, end_radius: Number | None = None
+) -> Tensor:
     """Distance to a rod with round ends whose radius changes evenly from `start` to `end`."""
     way = [end[i] - start[i] for i in range(3)]
     length = sum(step * step for step in way)
-    share = sum((points[i] - start[i]) * way[i] for i in range(3)) / length
-    share = share.clamp(0, 1)
-    squared = sum((points[i] - start[i] - share * way[i]) ** 2 for i in range(3))
+    x, y, z = (points[i] - start[i] for i in range(3))
+    share = ((x * way[0] + y * way[1] + z * way[2]) / length).clamp(0, 1)
+    squared = (x - share * way[0]) ** 2 + (y - share * way[1]) ** 2 + (z - share * way[2]) ** 2
     taper = 0.0 if end_radius is None else end_radius - radius
     return torch.sqrt(squared) - radius - taper * share
 
 
-def chain(points: Tensor, places: Sequence[Point], radii: Sequence[float]) -> Tensor:
+def chain(points: Tensor, places: Sequence[Point], radii: Sequence[Number]) -> Tensor:
     """Distance to rods from place to place."""
     distance = capsule(points, places[0], places[1], radii[0], radii[1])
     for i in range(1, len(places) - 1):
@@ -39,7 +43,7 @@ def chain(points: Tensor, places: Sequence[Point], radii: Sequence[float]) -> Te
     return distance
 
 
-def blend(a: Tensor, b: Tensor, width: float) -> Tensor:
+def blend(a: Tensor, b: Tensor, width: Number) -> Tensor:
     """Union of two shapes whose seam is rounded over `width` mm."""
     share = (0.5 + 0.5 * (b - a) / width).clamp(0, 1)
     return b + share * (a - b) - width * share * (1 - share)
@@ -49,8 +53,30 @@ def blend(a: Tensor, b: Tensor, width: float) -> Tensor:
 OUTLINES: dict[str, dict[float, list[tuple[float, float]]]] = {
     "putamen": {
         -9: [(18, 20), (25, 13), (29, 4), (26, 1), (18, 6), (14, 12)],
-        -4: [(20, 21), (27, 14), (31, 3), (33, -8), (34, -15), (31, -15), (28, -6), (24, 3), (19, 9), (16, 14)],
-        0: [(20, 20), (26, 14), (30, 4), (33, -8), (33, -18), (30, -17), (28, -8), (25, 0), (20, 8), (17, 14)],
+        -4: [
+            (20, 21),
+            (27, 14),
+            (31, 3),
+            (33, -8),
+            (34, -15),
+            (31, -15),
+            (28, -6),
+            (24, 3),
+            (19, 9),
+            (16, 14),
+        ],
+        0: [
+            (20, 20),
+            (26, 14),
+            (30, 4),
+            (33, -8),
+            (33, -18),
+            (30, -17),
+            (28, -8),
+            (25, 0),
+            (20, 8),
+            (17, 14),
+        ],
         5: [(23, 18), (28, 12), (31, 2), (33, -10), (32, -19), (29, -18), (27, -8), (25, 0), (21, 10)],
         10: [(25, 13), (29, 5), (30, -5), (30, -14), (28, -15), (25, -5), (23, 4), (22, 10)],
         14: [(25, 5), (28, -3), (27, -9), (25, -3)],
@@ -108,7 +134,7 @@ def outlined(name: str, step: float = 1.0) -> Grid:
     return Grid(distance.contiguous()[None], low, last)
 
 
-def _polygon(points: Tensor, corners: Sequence[tuple[float, float]]) -> Tensor:
+def _polygon(points: Tensor, corners: Sequence[tuple[Number, Number]]) -> Tensor:
     """Distance to a polygon in the plane, negative inside; points (2, x, y)."""
     least = torch.full(points.shape[1:], 1e9)
     crossings = torch.zeros(points.shape[1:])

@@ -25,10 +25,10 @@ class Tissue:
 AIR_CHI = 9.2
 """Susceptibility of air relative to water [ppm]."""
 
-# chi: Marques et al. 2021, doi:10.1002/mrm.28716, relative to water; tissues that it does not name lie between
-# their components: the marrow of diploe between bone and fat, brain stem and internal capsule beside white
-# matter. m0 and R2* are round values of T1-weighted gradient echoes at 3 T. Bone's R2* is far higher in truth;
-# its signal is nil either way, and this keeps a rim voxel that is a tenth bone from decaying like bone.
+# chi: Marques et al. 2021, doi:10.1002/mrm.28716, relative to water; tissues that it does not name lie
+# between their components: the marrow of diploe between bone and fat, brain stem and internal capsule beside
+# white matter. m0 and R2* are round values of gradient echoes at 3 T. Bone's R2* is far higher in truth; its
+# signal is nil either way, and this keeps a rim voxel that is a tenth bone from decaying like bone.
 TISSUES: dict[str, Tissue] = {
     "air": Tissue(0, AIR_CHI, 0.0, 0.0, 0.0),
     "grey matter": Tissue(1, 0.020, 0.80, 18.0, 0.008),

@@ -1,12 +1,14 @@
 """Veins of the head as lines with a radius, and their share of each voxel."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from chimap.simulation.atlas import Atlas
+from chimap.simulation.shapes import Point
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ def veins(atlas: Atlas, generator: torch.Generator) -> list[Vein]:
     return [*_sinuses(atlas), *_deep(generator), *_cortical(atlas, generator), *_medullary(generator)]
 
 
-def _line(places: list[tuple[float, float, float]], first: float, last: float) -> Vein:
+def _line(places: Sequence[Point], first: float, last: float) -> Vein:
     """A smooth line through the places, its radius changing evenly."""
     return _smooth(torch.tensor(places, dtype=torch.float32), first, last)
 
@@ -61,10 +63,11 @@ def _on_midline(angle: Tensor) -> Tensor:
 
 def _sinuses(atlas: Atlas) -> list[Vein]:
     angles = torch.linspace(0.05, math.pi + 0.22, 28)
-    sagittal = _surface(atlas, _on_midline(angles), 0.5)
+    sagittal = _surface(atlas, _on_midline(angles), 1.5)
     lines = [_smooth(sagittal, 1.6, 4.2)]
     torcula = sagittal[-1]
-    lines.append(_line([(0, -42, 4), (0, -58, 2), (0, -76, -4), tuple(torcula.tolist())], 2.4, 3.0))  # straight
+    x, y, z = torcula.tolist()
+    lines.append(_line([(0, -42, 4), (0, -58, 2), (0, -76, -4), (x, y, z)], 1.7, 2.4))  # straight sinus
     for side in (-1.0, 1.0):
         turn = torch.linspace(0.0, 1.25, 12)
         around = torch.stack([side * torch.sin(turn), -torch.cos(turn), torch.full_like(turn, -0.28)], dim=1)
@@ -72,26 +75,38 @@ def _sinuses(atlas: Atlas) -> list[Vein]:
         transverse[0] = torcula
         lines.append(_smooth(transverse, 3.2, 3.4))
         x, y, z = transverse[-1].tolist()
-        down = [(x, y, z), (side * 54, -46, -38), (side * 44, -48, -52), (side * 36, -34, -64), (side * 33, -26, -140)]
+        down = [
+            (x, y, z),
+            (side * 54, -46, -38),
+            (side * 44, -48, -52),
+            (side * 36, -34, -64),
+            (side * 33, -26, -140),
+        ]
         lines.append(_line(down, 3.4, 3.8))  # sigmoid sinus and jugular vein
     return lines
 
 
 def _deep(generator: torch.Generator) -> list[Vein]:
-    lines = [_line([(0, -36, 7), (0, -40, 8), (0, -44, 5)], 2.4, 2.4)]  # vein of Galen
+    lines = [_line([(0, -36, 7), (0, -40, 8), (0, -44, 5)], 1.7, 1.7)]  # vein of Galen
     for side in (-1.0, 1.0):
 
-        def mirrored(*places: tuple[float, float, float], side: float = side) -> list[tuple[float, float, float]]:
+        def mirrored(*places: Point, side: float = side) -> list[Point]:
             moved = torch.tensor(places) + 0.5 * torch.randn(len(places), 3, generator=generator)
             return [(side * x, y, z) for x, y, z in moved.tolist()]
 
         lines += [
-            _line(mirrored((3, 2, 11), (2.5, -10, 15), (2.5, -24, 15), (1.5, -36, 8)), 0.9, 1.4),  # internal cerebral
+            _line(
+                mirrored((3, 2, 11), (2.5, -10, 15), (2.5, -24, 15), (1.5, -36, 8)), 0.9, 1.4
+            ),  # internal cerebral
             _line(mirrored((5, 26, 8), (3, 14, 9), (3, 2, 11)), 0.5, 0.8),  # septal
             _line(mirrored((21, -18, 20), (17, -8, 18), (10, 0, 13), (3, 2, 11)), 0.6, 0.9),  # thalamostriate
-            _line(mirrored((13, 4, -19), (17, -12, -14), (18, -24, -8), (9, -36, 2), (1.5, -38, 7)), 0.7, 1.2),  # basal
+            _line(
+                mirrored((13, 4, -19), (17, -12, -14), (18, -24, -8), (9, -36, 2), (1.5, -38, 7)), 0.7, 1.2
+            ),  # basal
             _line(mirrored((24, -44, 14), (14, -42, 12), (3, -38, 8)), 0.5, 0.9),  # of the atrium
-            _line(mirrored((14, -62, -36), (9, -50, -24), (4, -42, -6), (1.5, -40, 5)), 0.5, 1.0),  # of the cerebellum
+            _line(
+                mirrored((14, -62, -36), (9, -50, -24), (4, -42, -6), (1.5, -40, 5)), 0.5, 1.0
+            ),  # of the cerebellum
         ]
     return lines
 
@@ -102,13 +117,15 @@ def _cortical(atlas: Atlas, generator: torch.Generator) -> list[Vein]:
         for i in range(15):
             angle = 0.25 + (math.pi - 0.25) * (i + float(torch.rand(1, generator=generator))) / 15
             extent = 0.5 + 0.9 * float(torch.rand(1, generator=generator))
-            lateral = torch.linspace(0.02, extent, 14)
+            lateral = torch.linspace(0.03, extent, 14)
             # the way wanders along the head: a random walk around the start
-            wander = angle + (0.06 * torch.randn(14, generator=generator)).cumsum(0) - 0.06 * torch.arange(14) / 3
+            wander = (
+                angle + (0.06 * torch.randn(14, generator=generator)).cumsum(0) - 0.06 * torch.arange(14) / 3
+            )
             wander[0] = angle
             directions = _on_midline(wander) * torch.cos(lateral)[:, None]
             directions[:, 0] = side * torch.sin(lateral)
-            main = _surface(atlas, directions, 3.0)
+            main = _surface(atlas, directions, 4.5)
             lines.append(_smooth(main, 1.3, 0.6))
             for node in range(3, 13, 3):  # branches dive into sulci
                 inward = torch.tensor([0.0, -18.0, 8.0]) - main[node]
@@ -138,7 +155,9 @@ def _medullary(generator: torch.Generator) -> list[Vein]:
     return lines
 
 
-def vein_share(lines: list[tuple[Tensor, Tensor]], shape: tuple[int, ...], voxel_size: tuple[float, ...]) -> Tensor:
+def vein_share(
+    lines: list[tuple[Tensor, Tensor]], shape: tuple[int, ...], voxel_size: tuple[float, ...]
+) -> Tensor:
     """Share of each voxel that is vein, shape (x, y, z), 0 to 1.
 
     Args:
