@@ -43,12 +43,12 @@ class Method:
         return getattr(importlib.import_module(module), function)
 
     def parameters(self) -> dict[str, Any]:
-        """Keyword-only parameters of the function with their defaults: what a user may set."""
+        """Keyword-only parameters of the function with a number as default: what a user may set."""
         signature = inspect.signature(self.load())
         return {
             parameter.name: parameter.default
             for parameter in signature.parameters.values()
-            if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty
+            if parameter.kind is parameter.KEYWORD_ONLY and isinstance(parameter.default, int | float | tuple)
         }
 
 
@@ -149,7 +149,7 @@ METHODS: tuple[Method, ...] = (
         "chimap.inversion.total_variation:total_variation",
         "Total variation by ADMM: piecewise smooth, few streaks",
         "Bilgic et al. 2014, doi:10.1002/mrm.25029; Milovic et al. 2018, doi:10.1002/mrm.27073",
-        ("local field", "mask"),
+        ("local field", "mask", "magnitude (optional)"),
         "10 s",
     ),
 )

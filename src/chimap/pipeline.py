@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -129,8 +130,9 @@ def invert(
     voxel_size: Triple,
     b0_direction: Triple,
     *,
+    magnitude: Volume | None = None,
     method: str = "tv",
-    settings: dict | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Volume:
     """chi [ppm] of a local field [ppm], both (x, y, z), by a method named in `chimap.methods`.
 
@@ -146,7 +148,10 @@ def invert(
     dipole = DipoleModel(
         tuple(local_field.shape), voxel_size, b0_direction, padding=missing_margin(mask, voxel_size)
     ).to(local_field.device)
-    return methods.call(found, settings or {}, local_field, mask, dipole)
+    arguments: list[Any] = [local_field, mask, dipole]
+    if magnitude is not None and "magnitude (optional)" in found.needs:
+        arguments.append(magnitude / magnitude[mask].mean() * mask)
+    return methods.call(found, settings or {}, *arguments)
 
 
 MARGIN = 15.0  # mm between the mask and its own periodic image

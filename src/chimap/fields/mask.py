@@ -159,6 +159,8 @@ def _levels(coarse: np.ndarray) -> tuple[float, float]:
     dark, bright = np.percentile(coarse, [2, 98])
     if not bright > dark:  # a small object in an empty grid
         bright = coarse.max()
+    if dark > 0.2 * bright:  # no background in the field of view: the darkest is tissue too
+        dark = 0.0
     return float(dark), float(dark + 0.1 * (bright - dark))
 
 

@@ -80,25 +80,41 @@ def green_kernel(
         Demagnetising tensor of a prism: Joseph and Schloemann 1965, doi:10.1063/1.1703091.
     """
     b = _unit(b0_direction)
-    offsets = []
+    # corners of the voxels at offsets 0 .. n // 2: eight voxels share one, and the other octants mirror this one
+    corners = []
     for axis, (n, size) in enumerate(zip(shape, voxel_size, strict=True)):
         view = [1, 1, 1]
         view[axis] = -1
-        offset = torch.fft.fftfreq(n, d=1 / n, dtype=torch.float64, device=device) * size
-        offsets.append(offset.reshape(view))
-    field = torch.zeros(*shape, dtype=torch.float64, device=device)
-    for corner in range(8):
-        signs = [1 if corner >> axis & 1 else -1 for axis in range(3)]
-        x, y, z = (offsets[i] + signs[i] * voxel_size[i] / 2 for i in range(3))
-        r = torch.sqrt(x**2 + y**2 + z**2)
-        sign = signs[0] * signs[1] * signs[2]
-        field -= sign * b[0] ** 2 * torch.atan(y * z / (x * r))
-        field -= sign * b[1] ** 2 * torch.atan(x * z / (y * r))
-        field -= sign * b[2] ** 2 * torch.atan(x * y / (z * r))
-        # log(r + c) loses its digits where c is close to -r, so it is written with asinh
-        field += 2 * sign * b[0] * b[1] * torch.asinh(z / torch.sqrt(x**2 + y**2))
-        field += 2 * sign * b[0] * b[2] * torch.asinh(y / torch.sqrt(x**2 + z**2))
-        field += 2 * sign * b[1] * b[2] * torch.asinh(x / torch.sqrt(y**2 + z**2))
+        corner = (torch.arange(-1, n // 2 + 1, dtype=torch.float64, device=device) + 0.5) * size
+        corners.append(corner.reshape(view))
+    x, y, z = corners
+    r = torch.sqrt(x**2 + y**2 + z**2)
+
+    def unfold(primitive: Tensor, odd: tuple[int, ...]) -> Tensor:
+        """From corners to all voxels, where the field changes sign with the axes in `odd`."""
+        field = primitive.diff(dim=0).diff(dim=1).diff(dim=2)
+        for axis, n in enumerate(shape):
+            mirrored = field.narrow(axis, 1, (n - 1) // 2).flip(axis)
+            if axis in odd:
+                mirrored = -mirrored
+            field = torch.cat([field, mirrored], dim=axis)
+            if axis in odd and n % 2 == 0:
+                field.select(axis, n // 2).neg_()  # fftfreq calls this offset -n / 2
+        return field
+
+    field = unfold(
+        -(
+            b[0] ** 2 * torch.atan(y * z / (x * r))
+            + b[1] ** 2 * torch.atan(x * z / (y * r))
+            + b[2] ** 2 * torch.atan(x * y / (z * r))
+        ),
+        (),
+    )
+    for i, j, k in ((0, 1, 2), (0, 2, 1), (1, 2, 0)):
+        if b[i] * b[j]:
+            # log(r + c) loses its digits where c is close to -r, so it is written with asinh
+            across = torch.sqrt(corners[i] ** 2 + corners[j] ** 2)
+            field += unfold(2 * b[i] * b[j] * torch.asinh(corners[k] / across), (i, j))
     field /= 4 * math.pi
     field[0, 0, 0] += 1 / 3
     return field

@@ -1,0 +1,166 @@
+"""The commands as a user calls them, in this process; files in, files out."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from chimap import metrics
+from chimap.cli import main
+from chimap.io.bids import write_megre
+from chimap.io.nifti import write_volume
+from chimap.simulation.acquisition import acquire
+from chimap.simulation.head import built_in_head
+
+VOXEL = (3.5, 3.5, 4.0)
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    """An oblique head, small and coarse, and its acquisition."""
+    head = built_in_head((56, 64, 44), VOXEL, grid_rotation=(0.5, 0.1, 0.0), seed=3)
+    return acquire(head, snr=60.0, seed=3)
+
+
+@pytest.fixture
+def files(simulated, tmp_path):
+    """The acquisition as BIDS files, and its truth."""
+    scan, truth = simulated
+    folder = tmp_path / "input"
+    folder.mkdir()
+    written = write_megre(folder, scan)
+    for name, volume in (("mask", truth.mask), ("field", truth.local_field * truth.mask), ("chi", truth.chi)):
+        write_volume(folder / f"{name}.nii.gz", volume, scan.affine, description=name)
+    return folder, written
+
+
+def run_arguments(written, output):
+    return [
+        "run",
+        "--phase", *map(str, written.phase),
+        "--magnitude", *map(str, written.magnitude),
+        "--output", str(output),
+    ]  # fmt: skip
+
+
+def load(path):
+    return torch.from_numpy(nibabel.nifti1.load(path).get_fdata(dtype=np.float32))
+
+
+def test_run_writes_maps_report_and_provenance(files, tmp_path, simulated):
+    folder, written = files
+    scan, truth = simulated
+    output = tmp_path / "output"
+    assert main([*run_arguments(written, output), "--mask", str(folder / "mask.nii.gz"), "--method", "tv"]) == 0
+    names = {path.name for path in output.iterdir()}
+    assert {"chi.nii.gz", "total_field.nii.gz", "local_field.nii.gz", "mask.nii.gz", "report.html"} < names
+    chi, mask = load(output / "chi.nii.gz"), load(output / "mask.nii.gz") > 0
+    assert metrics.correlation(chi, truth.chi, mask) > 0.5
+    assert 0.4 < metrics.slope(chi, truth.chi, mask) < 1.2
+    np.testing.assert_allclose(nibabel.nifti1.load(output / "chi.nii.gz").affine, scan.affine, atol=1e-5)
+    assert not (mask & ~truth.mask).any()
+    record = json.loads((output / "provenance.json").read_text())
+    assert len(record["inputs"]) >= 10 and all(len(row["sha256"]) == 64 for row in record["inputs"])
+    assert str(tmp_path) not in (output / "provenance.json").read_text()
+    assert str(tmp_path) not in (output / "report.html").read_text()
+
+
+def test_run_without_a_mask_and_with_the_quick_plan(files, tmp_path, simulated):
+    _, truth = simulated
+    output = tmp_path / "output"
+    assert main([*run_arguments(files[1], output), "--plan", "quick"]) == 0
+    chi, mask = load(output / "chi.nii.gz"), load(output / "mask.nii.gz") > 0
+    assert metrics.correlation(chi, truth.chi, mask & truth.mask) > 0.3
+
+
+def test_the_wrong_sign_turns_chi_around(files, tmp_path, simulated):
+    folder, written = files
+    output = tmp_path / "output"
+    assert main([*run_arguments(written, output), "--mask", str(folder / "mask.nii.gz"), "--phase-sign", "-1"]) == 0
+    chi, mask = load(output / "chi.nii.gz"), load(output / "mask.nii.gz") > 0
+    assert metrics.correlation(chi, simulated[1].chi, mask) < -0.5
+
+
+@pytest.mark.parametrize("method", ["tkd", "tsvd", "tikhonov", "l2", "tv"])
+def test_invert_by_every_method(files, tmp_path, simulated, method):
+    folder, _ = files
+    output = tmp_path / "new" / "chi.nii.gz"
+    arguments = ["invert", "--local-field", str(folder / "field.nii.gz"), "--mask", str(folder / "mask.nii.gz")]
+    assert main([*arguments, "--method", method, "--output", str(output)]) == 0
+    scan, truth = simulated
+    assert metrics.correlation(load(output), truth.chi, truth.mask) > 0.6
+    record = json.loads((tmp_path / "new" / "chi.json").read_text())
+    assert record["method"] == method and record["units"] == "ppm"
+    np.testing.assert_allclose(record["B0 direction (voxel axes)"], scan.b0_direction, atol=1e-4)
+
+
+def test_a_field_in_hertz_and_one_in_radians_give_the_same_chi(files, tmp_path):
+    folder, _ = files
+    image = nibabel.nifti1.load(folder / "field.nii.gz")
+    values = image.get_fdata()
+    maps = []
+    for units, factor, extra in (
+        ("ppm", 1.0, []),
+        ("hz", 42.577478461 * 3, ["--field-strength", "3"]),
+        ("rad", 2 * np.pi * 42.577478461 * 3 * 0.02, ["--field-strength", "3", "--echo-time", "0.02"]),
+    ):
+        source, output = tmp_path / f"{units}.nii.gz", tmp_path / f"chi_{units}.nii.gz"
+        nibabel.nifti1.Nifti1Image((values * factor).astype(np.float32), image.affine).to_filename(source)
+        arguments = ["invert", "--local-field", str(source), "--mask", str(folder / "mask.nii.gz"), "--units", units]
+        assert main([*arguments, "--method", "tkd", "--output", str(output), *extra]) == 0
+        maps.append(load(output))
+    torch.testing.assert_close(maps[1], maps[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(maps[2], maps[0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--method", "magic"], "no inversion method is called 'magic'"),
+        (["--set", "tv.lambda=1"], "tv has no parameter 'lambda'"),
+        (["--set", "tv.progress=1"], "tv has no parameter 'progress'"),
+        (["--echo-times", "4", "8", "12", "16", "20"], "milliseconds"),
+        (["--echo-times", "0.004", "0.008"], "gives 2 (0.004, 0.008)"),
+        (["--mask", "no.nii.gz"], "no.nii.gz"),
+        (["--b0-dir", "0", "0", "0"], "length"),
+        (["--dicom", "folder"], "either --phase"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_leaves_nothing(files, tmp_path, capsys, change, message):
+    output = tmp_path / "output"
+    assert main([*run_arguments(files[1], output), *change]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert not output.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"input"}
+
+
+def test_a_field_that_is_not_in_ppm_is_noticed(files, tmp_path, capsys):
+    folder, _ = files
+    image = nibabel.nifti1.load(folder / "field.nii.gz")
+    source = tmp_path / "hertz.nii.gz"
+    nibabel.nifti1.Nifti1Image((image.get_fdata() * 127.7).astype(np.float32), image.affine).to_filename(source)
+    arguments = ["invert", "--local-field", str(source), "--mask", str(folder / "mask.nii.gz")]
+    assert main([*arguments, "--output", str(tmp_path / "chi.nii.gz")]) == 2
+    assert "--units hz" in capsys.readouterr().err
+    assert not (tmp_path / "chi.nii.gz").exists()
+
+
+def test_evaluate_prints_the_error(files, capsys):
+    folder, _ = files
+    truth = str(folder / "chi.nii.gz")
+    assert main(["evaluate", truth, "--truth", truth, "--mask", str(folder / "mask.nii.gz")]) == 0
+    assert "NRMSE [%]" in capsys.readouterr().out
+    assert main(["evaluate", truth, "--truth", str(folder / "no.nii.gz")]) == 2
+
+
+def test_the_demo_runs_and_compares_with_the_truth(tmp_path, capsys):
+    output = tmp_path / "demo"
+    size = ["--shape", "48", "56", "40", "--voxel-size", "4", "4", "4.4"]
+    assert main(["demo", "--output", str(output), *size]) == 0
+    printed = capsys.readouterr().out
+    assert "Error against the known truth" in printed and "inversion [s]" in printed
+    assert (output / "chi.nii.gz").exists() and (output / "input" / "truth_chi.nii.gz").exists()
+    assert "correlation" in (output / "report.html").read_text()
