@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from chimap import metrics, pipeline
 from chimap.arrays import Mask, Triple, Volume
@@ -23,8 +24,8 @@ from chimap.physics import units as unit
 from chimap.plan import Plan
 from chimap.scan import Maps, Scan
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+console = Console(highlight=False, markup=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, markup=False)
 
 
 def run(
@@ -140,6 +141,8 @@ def evaluate(*, chi: Path, truth: Path, mask: Path | None) -> None:
 def demo(*, output: Path, shape: tuple[int, int, int], voxel_size: Triple, seed: int, command: Sequence[str]) -> None:
     """Simulate the built-in head, write it as a user's files, reconstruct those and compare with the truth."""
     from chimap.io.bids import write_megre
+    from chimap.report.figures import three_planes
+    from chimap.report.view import view_of
     from chimap.simulation.acquisition import acquire
     from chimap.simulation.head import built_in_head
 
@@ -171,6 +174,9 @@ def demo(*, output: Path, shape: tuple[int, int, int], voxel_size: Triple, seed:
     table |= {"local field, NRMSE [%]": field_error, "brain mask, Dice": float(overlap)}
     with whole_directory(output) as folder:
         _write_maps(folder, scan, maps, plan, command=command, seed=seed, comparison=table)
+        view = view_of(scan.affine, scan.voxel_size, maps.mask, margin=6.0)
+        picture = three_planes(maps.chi, view, window=(-0.1, 0.15), unit="ppm", inside=maps.mask)
+        (folder / "chi.png").write_bytes(picture)
     _tell(maps.warnings)
     _print_seconds(maps)
     console.print("Error against the known truth, inside the mask:")
@@ -274,7 +280,7 @@ def _progress() -> Iterator[Any]:
 
 def _tell(warnings: Sequence[str]) -> None:
     for sentence in warnings:
-        errors.print(f"[yellow]warning:[/] {sentence}", markup=True)
+        errors.print(Text.assemble(("warning: ", "yellow"), sentence))
 
 
 def _print_seconds(maps: Maps) -> None:
@@ -284,5 +290,5 @@ def _print_seconds(maps: Maps) -> None:
 def _print_table(rows: Mapping[str, float]) -> None:
     table = Table(box=None, show_header=False)
     for name, value in rows.items():
-        table.add_row(name, f"{value:.4g}")
+        table.add_row(Text(name), f"{value:.4g}")
     console.print(table)

@@ -3,70 +3,133 @@ import math
 import pytest
 import torch
 
+from chimap.errors import InputError
 from chimap.fields.echoes import combine_echoes, phase_offset
-from chimap.fields.unwrap import wrap
-from chimap.physics.units import GAMMA_BAR, radians_per_ppm
+from chimap.fields.tree import TURN, wrap
+from chimap.fields.unwrap import unwrap_quality_guided
+from chimap.physics.units import radians_per_ppm
 
-VOXEL = (2.0, 2.0, 3.0)
-TIMES = (0.004, 0.010, 0.016)
-
-
-def test_one_ppm_at_three_tesla_in_ten_milliseconds_is_eight_radians():
-    assert radians_per_ppm(0.01, 3.0) == pytest.approx(2 * math.pi * GAMMA_BAR * 3 * 1e-6 * 0.01)
-    assert radians_per_ppm(0.01, 3.0) == pytest.approx(8.0256, abs=1e-3)
+TIMES = (0.004, 0.010, 0.016, 0.022, 0.028)
+SIZE = (2.0, 1.5, 3.0)
+B0 = 3.0
 
 
-def scene(noise=0.0):
-    torch.manual_seed(0)
-    shape = (30, 28, 20)
-    x, y, z = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in shape), indexing="ij")
+def head(*, times=TIMES, noise=0.05, shift=0.0, shape=(40, 46, 31), seed=0):
+    """Field [ppm], offset [rad], measured phase and magnitude, mask. The field's mean is `shift`."""
+    generator = torch.Generator().manual_seed(seed)
+    x, y, z = torch.meshgrid(*[torch.linspace(-1, 1, n) for n in shape], indexing="ij")
     mask = x**2 + y**2 + z**2 < 0.9
-    field = 0.3 * torch.exp(-4 * (x**2 + y**2)) + 0.1 * z
-    offset = 1 + 0.8 * x - 0.5 * y * z
-    magnitude = torch.stack([torch.exp(-30 * time * (1 + x)) for time in TIMES])
-    phase = torch.stack([field * radians_per_ppm(time, 3.0) for time in TIMES])
-    phase = phase + offset + noise * torch.randn(phase.shape) / magnitude
-    return field, offset, magnitude, phase, mask
+    field = 0.5 * x - 0.4 * y**2 + 0.2 * z + 0.6 * torch.exp(-((x - 0.3) ** 2 + y**2 + (z + 0.6) ** 2) / 0.05)
+    field += shift - field[mask].mean()
+    offset = 0.8 + 1.1 * x - 0.7 * y * z + 0.6 * y**2
+    angle = torch.stack([offset + field * radians_per_ppm(time, B0) for time in times])
+    decay = torch.exp(-torch.tensor(times)[:, None, None, None] * (25 + 20 * x**2))
+    signal = torch.polar(decay * (1 + 0.4 * z), angle)
+    signal = signal + noise * torch.complex(*torch.randn(2, *signal.shape, generator=generator))
+    return field, offset, signal.angle(), signal.abs(), mask
 
 
-def test_the_common_offset_is_found():
-    _, offset, magnitude, phase, mask = scene(noise=0.02)
-    found = phase_offset(wrap(phase), magnitude, mask, TIMES, VOXEL, smoothing=4.0)
-    assert wrap(found - offset)[mask].abs().mean() < 0.05
+@pytest.mark.parametrize("times", [TIMES, (0.005, 0.0125), (0.012, 0.015, 0.02)])
+@pytest.mark.parametrize("with_magnitude", [True, False])
+def test_the_offset_is_found_up_to_a_constant(times, with_magnitude):
+    _, offset, phase, magnitude, mask = head(times=times)
+    found = phase_offset(phase, magnitude if with_magnitude else None, mask, times, SIZE)
+    error = (found - offset)[mask]
+    assert offset[mask].std() > 0.4
+    assert (error - error.median()).std() < 0.08
+    assert (error - error.median()).abs().max() < 0.4
     assert found[~mask].abs().max() == 0
 
 
-def test_a_single_echo_has_no_offset_to_find():
-    _, _, magnitude, phase, mask = scene()
-    found = phase_offset(wrap(phase[:1]), magnitude[:1], mask, TIMES[:1], VOXEL)
-    assert found.abs().max() == 0
+@pytest.mark.parametrize("shift", [0.0, 1.3, -1.5])
+def test_the_offset_of_echoes_that_are_not_evenly_spaced_is_found_whole(shift):
+    times = (0.004, 0.0103, 0.0158, 0.0227)
+    field, offset, phase, magnitude, mask = head(times=times, noise=0.01, shift=shift)
+    found = phase_offset(phase, magnitude, mask, times, SIZE)
+    assert abs(math.remainder(float((found - offset)[mask].median()), TURN)) < 0.05
+    rest = wrap(phase - found)
+    unwrapped = unwrap_quality_guided(rest, magnitude, mask, times, SIZE)
+    total, _ = combine_echoes(unwrapped, magnitude, mask, times, B0)
+    assert (total - field)[mask].abs().median() < 0.02
 
 
-@pytest.mark.parametrize("echoes", [1, 3])
-def test_field_comes_out_in_ppm(echoes):
-    field, offset, magnitude, phase, mask = scene()
-    found, _ = combine_echoes((phase - offset)[:echoes], magnitude[:echoes], mask, TIMES[:echoes], 3.0)
-    torch.testing.assert_close(found[mask], field[mask], rtol=1e-4, atol=1e-5)
+def test_one_echo_has_no_offset():
+    _, _, phase, magnitude, mask = head(times=(0.02,))
+    assert phase_offset(phase, magnitude, mask, (0.02,), SIZE).abs().max() == 0
+
+
+def test_a_scan_without_offset_keeps_its_phase():
+    _, offset, phase, magnitude, mask = head()
+    found = phase_offset(wrap(phase - offset), magnitude, mask, TIMES, SIZE)
+    assert found[mask].abs().max() < 0.2
+
+
+@pytest.mark.parametrize("times", [TIMES, (0.012,), (0.006, 0.018)])
+def test_the_field_of_a_whole_acquisition_is_found(times):
+    field, offset, phase, magnitude, mask = head(times=times)
+    if len(times) == 1:
+        phase = wrap(phase - offset)
+    phase = wrap(phase - phase_offset(phase, magnitude, mask, times, SIZE))
+    unwrapped = unwrap_quality_guided(phase, magnitude, mask, times, SIZE)
+    found, _ = combine_echoes(unwrapped, magnitude, mask, times, B0)
+    error = (found - field)[mask]
+    assert error.std() < 0.05 * field[mask].std()
     assert found[~mask].abs().max() == 0
 
 
-def test_noise_is_what_the_fit_really_scatters_by():
-    field, offset, magnitude, _, mask = scene()
+def test_weighted_least_squares_by_hand():
+    # two echoes of magnitudes 2 and 1: f = (4 a1 p1 + a2 p2) / (4 a1^2 + a2^2)
+    times = (0.005, 0.010)
+    a1, a2 = (radians_per_ppm(time, B0) for time in times)
+    unwrapped = torch.stack([torch.full((4, 4, 4), 0.30), torch.full((4, 4, 4), 0.70)])
+    magnitude = torch.stack([torch.full((4, 4, 4), 2.0), torch.full((4, 4, 4), 1.0)])
+    mask = torch.ones(4, 4, 4, dtype=torch.bool)
+    mask[0] = False
+    field, noise = combine_echoes(unwrapped, magnitude, mask, times, B0)
+    expected = (4 * a1 * 0.30 + a2 * 0.70) / (4 * a1**2 + a2**2)
+    torch.testing.assert_close(field[mask], torch.full_like(field[mask], expected))
+    torch.testing.assert_close(noise[mask], torch.full_like(noise[mask], (4 * a1**2 + a2**2) ** -0.5))
+    assert torch.isinf(noise[~mask]).all() and (field[~mask] == 0).all()
+
+
+def test_the_noise_is_what_the_field_scatters_by_for_a_magnitude_noise_of_one():
+    field, _, _, magnitude, mask = head(noise=0.0)
     generator = torch.Generator().manual_seed(1)
-    clean = torch.stack([field * radians_per_ppm(time, 3.0) for time in TIMES])
-    errors = []
-    for _ in range(200):
-        noisy = clean + 0.01 * torch.randn(clean.shape, generator=generator) / magnitude
-        found, noise = combine_echoes(noisy, magnitude, mask, TIMES, 3.0)
-        errors.append((found - field)[mask])
-    scatter = torch.stack(errors).std(dim=0)
-    ratio = scatter / (0.01 * noise[mask])
-    assert float(ratio.mean()) == pytest.approx(1, abs=0.02)
-    assert torch.isinf(noise[~mask]).all()
+    angle = torch.stack([field * radians_per_ppm(time, B0) for time in TIMES])
+    unwrapped = angle + 0.02 / magnitude * torch.randn(angle.shape, generator=generator)
+    found, noise = combine_echoes(unwrapped, magnitude, mask, TIMES, B0)
+    score = ((found - field) / noise)[mask]
+    weak, strong = noise[mask] > noise[mask].median(), noise[mask] <= noise[mask].median()
+    assert noise[mask][weak].mean() > 1.2 * noise[mask][strong].mean()
+    assert 0.97 < score[weak].std() / score[strong].std() < 1.03
+    assert float(score.std()) == pytest.approx(0.02, rel=0.03)  # the noise of the magnitude
 
 
-def test_voxels_without_signal_get_infinite_noise_and_a_finite_field():
-    _, _, magnitude, phase, mask = scene()
-    magnitude[:, 15, 14, 10] = 0
-    found, noise = combine_echoes(phase, magnitude, mask, TIMES, 3.0)
-    assert torch.isinf(noise[15, 14, 10]) and torch.isfinite(found).all()
+def test_echoes_off_by_whole_turns_give_the_same_field():
+    field, _, _, magnitude, mask = head(noise=0.0)
+    times = (0.0041, 0.0103, 0.0158, 0.0227, 0.028)
+    unwrapped = torch.stack([field * radians_per_ppm(time, B0) for time in times])
+    off = unwrapped + TURN * torch.tensor([1.0, -2.0, 0.0, 3.0, 1.0])[:, None, None, None]
+    found, _ = combine_echoes(off, magnitude, mask, times, B0)
+    torch.testing.assert_close(found[mask], field[mask], atol=1e-4, rtol=0)
+
+
+def test_without_magnitude_or_with_zeros_in_it_the_field_stays_finite():
+    field, _, _, magnitude, mask = head(noise=0.0)
+    unwrapped = torch.stack([field * radians_per_ppm(time, B0) for time in TIMES])
+    found, noise = combine_echoes(unwrapped, None, mask, TIMES, B0)
+    torch.testing.assert_close(found[mask], field[mask], atol=1e-4, rtol=0)
+    assert noise[mask].std() < 1e-6
+    magnitude[:, 20:25] = 0
+    found, noise = combine_echoes(unwrapped, magnitude, mask, TIMES, B0)
+    assert torch.isfinite(found).all()
+    assert torch.isinf(noise[20:25]).all() and torch.isfinite(noise[:20][mask[:20]]).all()
+
+
+def test_what_does_not_belong_together_is_refused():
+    phase = torch.zeros(2, 6, 6, 6)
+    mask = torch.ones(6, 6, 6, dtype=torch.bool)
+    with pytest.raises(InputError, match="1 echo times came with 2 echoes of phase"):
+        phase_offset(phase, None, mask, (0.01,), SIZE)
+    with pytest.raises(InputError, match="1 echo times came with 2 echoes of unwrapped phase"):
+        combine_echoes(phase, None, mask, (0.01,), B0)

@@ -22,8 +22,8 @@ def vsharp(
     dipole: DipoleModel,
     *,
     largest_radius: float = 12.0,
-    smallest_radius: float = 1.0,
-    radii: int = 12,
+    smallest_radius: float = 2.0,
+    radii: int = 11,
     threshold: float = 0.05,
 ) -> tuple[Volume, Mask]:
     """V-SHARP: a harmonic field equals its mean over any sphere, so the difference from the mean is local.
@@ -145,9 +145,13 @@ def pdf(
 ) -> tuple[Volume, Mask]:
     """Projection onto dipole fields: minimise |W M (f - D chi)|^2 over sources chi outside the mask, subtract D chi.
 
+    What the scanner's shims make, harmonic polynomials up to second order, is fitted and subtracted first: it has
+    no sources near the head, and the constant none at all.
+
     Args:
         total_field: f [ppm], shape (x, y, z).
-        field_noise: Its inverse is W, scaled to a median of 1 and at most 3; None weighs all voxels alike.
+        field_noise: Its inverse is W, scaled to a median of 1 and kept within 0.5 and 2, because sources right
+            behind a rim that counts for nothing may take any value; None weighs all voxels alike.
         mask: M, where the total field is valid.
         dipole: Voxel size and B0 direction.
         margin: Sources may lie this far [mm] around the mask's bounding box, also beyond the image.
@@ -173,7 +177,7 @@ def pdf(
     outside = torch.ones_like(weight)
     outside[place] = (~inside).to(field.dtype)
     target = torch.zeros_like(weight)
-    target[place] = field
+    target[place] = field - shim_field(field, square[place], size) * inside
 
     sources = conjugate_gradient(
         lambda chi: outside * model(square * model(outside * chi)),
@@ -183,6 +187,33 @@ def pdf(
     )
     local = (target - model(sources))[place] * inside
     return _place(local, box, total_field), mask.clone()
+
+
+def shim_field(field: Volume, weight: Volume, voxel_size: Triple) -> Volume:
+    """The harmonic polynomial of second order (constant, 3 linear, 5 quadratic terms) that fits the field best.
+
+    Args:
+        field: [ppm], shape (x, y, z).
+        weight: Of the squared misfit, zero where the field is not known.
+        voxel_size: [mm].
+
+    Returns:
+        [ppm], on the whole grid.
+    """
+    axes = []
+    for axis, (n, size) in enumerate(zip(field.shape, voxel_size, strict=True)):
+        view = [1, 1, 1]
+        view[axis] = -1
+        axes.append(((torch.arange(n, device=field.device) - (n - 1) / 2) * size / 100).reshape(view))
+    x, y, z = axes
+    terms = [x * 0 + 1, x, y, z, x * y, x * z, y * z, x**2 - y**2, 2 * z**2 - x**2 - y**2]
+    basis = torch.stack([term.to(field.dtype).expand(field.shape) for term in terms])
+    known = weight > 0
+    columns = basis[:, known].double()
+    weighted = columns * weight[known].double()
+    scale = torch.eye(len(terms), dtype=torch.float64, device=field.device) * 1e-9 * weighted[0].sum()
+    coefficients = torch.linalg.solve(weighted @ columns.T + scale, weighted @ field[known].double())
+    return torch.einsum("t,txyz->xyz", coefficients.to(field.dtype), basis)
 
 
 def sphere_spectrum(shape: tuple[int, int, int], voxel_size: Triple, radius: float, *, like: Tensor) -> Tensor:
@@ -214,7 +245,7 @@ def sphere_spectrum(shape: tuple[int, int, int], voxel_size: Triple, radius: flo
 
 def _relative_weight(field_noise: Volume, mask: Mask, box: tuple[slice, slice, slice]) -> Tensor:
     weight = torch.where(mask, 1 / field_noise, 0)[box]
-    return (weight / weight[mask[box]].median()).clamp_max(3)
+    return (weight / weight[mask[box]].median()).clamp(0.5, 2) * mask[box]
 
 
 def _box(

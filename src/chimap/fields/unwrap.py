@@ -1,25 +1,18 @@
-"""Phase unwrapping: from phase known up to whole turns to phase that is continuous in space and echo time.
-
-Both methods share one signature: (phase, magnitude, mask, echo times, voxel size) -> unwrapped phase.
-"""
-
-import math
+"""Phase unwrapping: the phase of every echo without its jumps by whole turns."""
 
 import numpy as np
 import torch
-from scipy import fft
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
+from torch import Tensor
 
-from chimap.arrays import Echoes, Mask, Triple
+from chimap.arrays import Echoes, Mask, Triple, Volume
+from chimap.fields.echoes import check_echoes, offset_from_first
+from chimap.fields.tree import TURN, phase_deviation, unwrap_volume
 from chimap.linalg import bounding_box
 
-TURN = 2 * math.pi
-
-
-def wrap(phase: torch.Tensor) -> torch.Tensor:
-    """Phase [rad] in -pi .. pi."""
-    return phase - TURN * torch.round(phase / TURN)
+NOISY = 0.33
+"""Phase noise [rad] from which on a voxel's neighbours are asked, too: a wrap then is a matter of chance."""
+ROUGHNESS = 0.5
+"""How far the field of a voxel lies from its neighbours' mean, over how far they lie from each other."""
 
 
 def unwrap_quality_guided(
@@ -28,186 +21,171 @@ def unwrap_quality_guided(
     mask: Mask,
     echo_times: tuple[float, ...],
     voxel_size: Triple,
+    *,
+    smoothing: float = 5.0,
 ) -> Echoes:
-    """Unwrap along the most reliable connections first; the result differs from the input by whole turns only.
+    """Unwrap the first echo in space, along its most reliable edges, and the others in time.
 
-    Growing a region along its best connection, as ROMEO does, builds a maximum spanning tree of the voxel graph:
-    here the tree is computed as such, and the whole turns are summed along its branches. Connections between
-    neighbours are rated by the smallness of the phase step, its agreement between two echoes, and the likeness
-    of magnitudes. The first echo is unwrapped in space, every other echo against the field of those before it.
-
-    Args:
-        phase: Wrapped [rad], shape (echo, x, y, z), best without an offset common to all echoes.
-        magnitude: Same shape, or None.
-        mask: Where to unwrap.
-        echo_times: [s].
-        voxel_size: Not used; part of the shared signature.
-
-    Returns:
-        Unwrapped phase [rad], zero outside the mask. Parts of the mask that do not touch are each unwrapped by
-        themselves and set to the turn on which their echoes agree best (one echo: nearest to zero).
-
-    References:
-        Dymerska et al. 2021, doi:10.1002/mrm.28563; Cusack and Papadakis 2002, doi:10.1006/nimg.2002.1092.
-    """
-    box = bounding_box(mask)
-    inside = mask[box].contiguous()
-    wrapped = phase[(slice(None), *box)]
-    weights = torch.ones_like(wrapped) if magnitude is None else magnitude[(slice(None), *box)]
-    times = torch.tensor(echo_times, dtype=torch.float32, device=phase.device)
-
-    voxels = wrapped[:, inside]  # (echo, voxel)
-    precision = (weights[:, inside] * times[:, None]).square()  # of the field, as each echo knows it
-    turns, part = _turns_along_the_tree(wrapped, weights, inside, echo_times)
-    first = _nearest_turn_of_parts(voxels, voxels[0] + TURN * turns, part, precision, times)
-    unwrapped = _unwrap_in_time(first, voxels, precision, times)
-
-    result = torch.zeros_like(phase)
-    result[(slice(None), *box)].masked_scatter_(inside.expand_as(wrapped), unwrapped)
-    return result
-
-
-def unwrap_laplacian(
-    phase: Echoes,
-    magnitude: Echoes | None,
-    mask: Mask,
-    echo_times: tuple[float, ...],
-    voxel_size: Triple,
-) -> Echoes:
-    """Solve laplacian(result) = cos(phase) laplacian(sin phase) - sin(phase) laplacian(cos phase).
-
-    The derivative of wrapped phase is known without unwrapping it. The equation is solved on the whole grid by the
-    cosine transform (no flow across the faces), so the result is smooth, but it differs from the phase by more than
-    whole turns: fields of sources where phase is noise leak in. Every echo is made zero-mean in the mask, then
-    moved by the whole turns that bring it nearest to the measured phase.
+    Every later echo is put at the turn that is closest to what all echoes before it predict: a line through
+    the phase offset, fitted with the inverse variance of the phase. Where an echo is noisy, its turn is
+    chosen once more, from all other echoes and the field of the 26 voxels around.
 
     Args:
         phase: Wrapped [rad], shape (echo, x, y, z).
-        magnitude: Not used; part of the shared signature.
-        mask: Where the result is kept.
-        echo_times: Not used; part of the shared signature.
+        magnitude: Same shape, any unit; None takes the noise from the phase.
+        mask: Where to unwrap. Parts that do not touch are brought to one level as well as can be.
+        echo_times: [s], ascending.
+        voxel_size: [mm].
+        smoothing: Of the offset that the echoes share [mm]; it only serves the prediction and stays in.
+
+    Returns:
+        [rad], whole turns away from `phase` in the mask, zero outside.
+
+    Raises:
+        InputError: The shapes do not belong together, or the mask is empty.
+
+    References:
+        Dymerska et al. 2021, doi:10.1002/mrm.28563, for region growing in the first echo, the others in time.
+    """
+    check_echoes(phase, magnitude, mask, echo_times)
+    box = (slice(None), *bounding_box(mask, (1, 1, 1)))
+    result = torch.zeros_like(phase)
+    phase, mask = phase[box], mask[box[1:]]
+    deviation = phase_deviation(phase, None if magnitude is None else magnitude[box], mask)
+    first = unwrap_volume(phase[0], deviation[0], mask, voxel_size)
+    if len(phase) == 1:
+        offset = torch.zeros_like(first)
+    else:
+        offset = offset_from_first(first, phase, deviation, mask, echo_times, voxel_size, smoothing=smoothing)
+    inside = torch.empty(len(phase), int(mask.sum()), dtype=phase.dtype, device=phase.device)
+    for echo in range(len(phase)):
+        inside[echo] = phase[echo][mask]
+    precision = torch.stack([echo[mask] for echo in deviation]).square_().reciprocal_()
+    start = first[mask]
+    unwrapped = _unwrap_in_time(inside, start, precision, offset[mask], mask, echo_times)
+    whole = torch.zeros_like(phase)
+    whole[:, mask] = unwrapped
+    result[box] = whole
+    return result
+
+
+def _unwrap_in_time(
+    phase: Tensor, first: Tensor, precision: Tensor, offset: Tensor, mask: Mask, echo_times: tuple[float, ...]
+) -> Tensor:
+    """Unwrap (echo, voxel) given its first echo unwrapped and the inverse variance of each phase."""
+    bare = phase - offset
+    turned, moment, total = _follow_line(bare, first - offset, precision, echo_times)
+    noisy = torch.nonzero((precision < NOISY**-2).any(dim=0))[:, 0]
+    if len(noisy) > 0:
+        around, certainty = _field_around(moment / total, total, mask)
+        around, certainty = around[noisy], certainty[noisy]
+        start = turned[0, noisy]
+        start = torch.where(precision[0, noisy] < NOISY**-2, around * echo_times[0], start)
+        again = _follow_line(
+            bare[:, noisy], start, precision[:, noisy], echo_times, certainty * around, certainty
+        )
+        turned[:, noisy] = again[0]
+    # whole turns are counted and added to what was measured, so that rounding errors do not add up
+    return phase + TURN * torch.round((turned - bare) / TURN)
+
+
+def _follow_line(
+    phase: Tensor,
+    first: Tensor,
+    precision: Tensor,
+    echo_times: tuple[float, ...],
+    moment: Tensor | float = 0.0,
+    total: Tensor | float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Put every echo at the turn that is closest to the line through the origin fitted to the echoes before.
+
+    `first` is where the first echo is expected. `moment` / `total` is a field [rad/s] known before, `total`
+    its inverse variance. Returns the echoes and both sums with all echoes in them.
+    """
+    turned = torch.empty_like(phase)
+    for echo, time in enumerate(echo_times):
+        expected = first if echo == 0 else moment / total * time
+        turned[echo] = phase[echo] + TURN * torch.round((expected - phase[echo]) / TURN)
+        moment = moment + precision[echo] * time * turned[echo]
+        total = total + precision[echo] * time**2
+    return turned, torch.as_tensor(moment), torch.as_tensor(total)
+
+
+def _field_around(field: Tensor, precision: Tensor, mask: Mask) -> tuple[Tensor, Tensor]:
+    """Mean field of the 26 voxels around each of the mask, and its inverse variance as a guess at the
+    voxel's.
+
+    The variance is that of the mean, by noise, and how much the field differs among those voxels.
+    """
+    totals = []
+    for values in (precision, precision * field, precision * field.square()):
+        volume = torch.zeros(mask.shape, dtype=field.dtype, device=field.device)
+        volume[mask] = values
+        totals.append(_sum_of_27(volume)[mask] - values)
+    weight = totals[0].clamp_min(1e-20)
+    mean = totals[1] / weight
+    spread = (totals[2] / weight - mean.square()).clamp_min(0)
+    certainty = 1 / (ROUGHNESS**2 * spread + 1 / weight)
+    alone = totals[0] <= 1e-6 * precision  # no neighbour in the mask
+    return torch.where(alone, field, mean), torch.where(alone, 0.0, certainty)
+
+
+def _sum_of_27(volume: Volume) -> Volume:
+    for axis in range(3):
+        n = volume.shape[axis]
+        total = volume.clone()
+        total.narrow(axis, 0, n - 1).add_(volume.narrow(axis, 1, n - 1))
+        total.narrow(axis, 1, n - 1).add_(volume.narrow(axis, 0, n - 1))
+        volume = total
+    return volume
+
+
+def unwrap_laplacian(
+    phase: Echoes, magnitude: Echoes | None, mask: Mask, echo_times: tuple[float, ...], voxel_size: Triple
+) -> Echoes:
+    """Solve laplacian(u) = cos(phase) laplacian(sin(phase)) - sin(phase) laplacian(cos(phase)) for u.
+
+    The right side is the Laplacian of the true phase, whatever its wraps. The cosine transform takes the
+    Laplacian exactly and mirrors the volume at its faces, which pads it without a jump. The result is smooth
+    but not the measured phase up to whole turns: where the phase cannot be followed from voxel to voxel, the
+    error spreads as a harmonic field, much of which background removal takes out.
+
+    Args:
+        phase: Wrapped [rad], shape (echo, x, y, z).
+        magnitude: Not used.
+        mask: The constant is chosen so that the result agrees with `phase` on average here, up to whole
+            turns; the equation is solved on the whole grid.
+        echo_times: [s]; not used beyond their number: each echo is solved alone.
         voxel_size: [mm].
 
     Returns:
-        Unwrapped phase [rad], zero outside the mask.
+        [rad], same shape, zero outside the mask.
+
+    Raises:
+        InputError: The shapes do not belong together, or the mask is empty.
 
     References:
         Schofield and Zhu 2003, doi:10.1364/OL.28.001194.
     """
-    eigenvalues = sum(
-        ((2 * np.cos(np.pi * np.arange(n) / n) - 2) / size**2).reshape([-1 if i == axis else 1 for i in range(3)])
-        for axis, (n, size) in enumerate(zip(phase.shape[-3:], voxel_size, strict=True))
-    )
-    eigenvalues[0, 0, 0] = 1
+    from scipy.fft import dctn, idctn
+
+    check_echoes(phase, magnitude, mask, echo_times)
+    wave = np.zeros(mask.shape, dtype=np.float32)
+    for axis, (n, size) in enumerate(zip(mask.shape, voxel_size, strict=True)):
+        view = [1, 1, 1]
+        view[axis] = -1
+        wave += np.square(np.pi * np.arange(n) / (n * size)).astype(np.float32).reshape(view)
+    inverse = 1 / np.where(wave > 0, wave, np.inf)
+
+    def filtered(volume: np.ndarray, factor: np.ndarray) -> np.ndarray:
+        return np.asarray(idctn(dctn(volume, workers=-1) * factor, workers=-1))
+
     result = torch.zeros_like(phase)
-    for echo, volume in enumerate(phase):
-        source = torch.zeros_like(volume)
-        for axis, size in enumerate(voxel_size):  # steps to both neighbours, each of less than half a turn
-            step = wrap(volume.diff(dim=axis)) / size**2
-            n = volume.shape[axis]
-            source.narrow(axis, 0, n - 1).add_(step)
-            source.narrow(axis, 1, n - 1).sub_(step)
-        spectrum = fft.dctn(source.cpu().numpy(), workers=-1) / eigenvalues
-        spectrum[0, 0, 0] = 0
-        smooth = torch.from_numpy(fft.idctn(spectrum, workers=-1)).to(volume)
-        offset = torch.angle(torch.exp(1j * (volume - smooth)[mask]).mean())
-        result[echo] = (smooth + offset) * mask
+    for number, echo in enumerate(phase):
+        sine, cosine = np.sin(echo.numpy(force=True)), np.cos(echo.numpy(force=True))
+        source = cosine * filtered(sine, wave) - sine * filtered(cosine, wave)
+        found = torch.from_numpy(filtered(source, inverse)).to(phase.device)
+        error = echo[mask] - found[mask]
+        constant = torch.atan2(error.sin().mean(), error.cos().mean())
+        result[number] = torch.where(mask, found + constant, 0.0)
     return result
-
-
-def _turns_along_the_tree(
-    phase: Echoes, magnitude: Echoes, mask: Mask, echo_times: tuple[float, ...]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whole turns to add to the first echo in every voxel of the mask, and the number of its connected part."""
-    count = int(mask.sum())
-    number = torch.full(mask.shape, -1, dtype=torch.int32)
-    number[mask.cpu()] = torch.arange(count, dtype=torch.int32)
-    costs, neighbours = [], []
-    for axis in range(3):
-        cost = torch.full(mask.shape, -1.0)
-        n = mask.shape[axis]
-        both = (mask.narrow(axis, 0, n - 1) & mask.narrow(axis, 1, n - 1)).cpu()
-        cost.narrow(axis, 0, n - 1).copy_(torch.where(both, _cost(phase, magnitude, echo_times, axis).cpu(), -1.0))
-        costs.append(cost[mask.cpu()])
-        neighbours.append(number.roll(-1, axis)[mask.cpu()])
-    cost, neighbour = torch.stack(costs, dim=1), torch.stack(neighbours, dim=1)  # (voxel, 3)
-    exists = cost >= 0
-    starts = torch.cat([torch.zeros(1, dtype=torch.int64), exists.sum(dim=1).cumsum(0)]).to(torch.int32)
-    graph = csr_array((cost[exists].numpy() + 1e-3, neighbour[exists].numpy(), starts.numpy()), shape=(count, count))
-    tree = minimum_spanning_tree(graph, overwrite=True)
-    parts, part = connected_components(tree, directed=False)
-
-    # One more node, joined to one voxel of every part, makes the forest a tree with a single root.
-    _, one_of_each = np.unique(part, return_index=True)
-    tree = tree.tocoo()
-    rows = np.concatenate([tree.row, np.full(parts, count, dtype=np.int32)])
-    columns = np.concatenate([tree.col, one_of_each.astype(np.int32)])
-    joined = csr_array((np.ones(rows.size, dtype=np.float32), (rows, columns)), shape=(count + 1, count + 1))
-    _, parent = breadth_first_order(joined, count, directed=False)
-    parent[count] = count
-
-    values = np.append(phase[0][mask].cpu().numpy(), 0)
-    ancestor = parent.astype(np.int64)
-    step = np.rint((values[ancestor] - values) / TURN).astype(np.int32)
-    step[one_of_each] = 0
-    # Pointer jumping: after k rounds every voxel holds the sum over its next 2^k ancestors.
-    while (ancestor != count).any():
-        step += step[ancestor]
-        ancestor = ancestor[ancestor]
-    return torch.from_numpy(step[:count]).to(phase), torch.from_numpy(part).to(phase.device)
-
-
-def _cost(phase: Echoes, magnitude: Echoes, echo_times: tuple[float, ...], axis: int) -> torch.Tensor:
-    """Cost of each connection along an axis, 0 for the best."""
-    step = wrap(phase[0].diff(dim=axis))
-    quality = 1 - step.abs() / math.pi
-    if len(echo_times) > 1:
-        expected = step * (echo_times[1] / echo_times[0])
-        quality = quality * (1 - wrap(phase[1].diff(dim=axis) - expected).abs() / math.pi)
-    n = phase.shape[axis + 1]
-    low, high = magnitude[0].narrow(axis, 0, n - 1), magnitude[0].narrow(axis, 1, n - 1)
-    likeness = torch.minimum(low, high) / torch.maximum(low, high).clamp_min(1e-20)
-    return 1 - quality * likeness.square()
-
-
-def _nearest_turn_of_parts(
-    voxels: torch.Tensor,
-    first: torch.Tensor,
-    part: torch.Tensor,
-    precision: torch.Tensor,
-    times: torch.Tensor,
-) -> torch.Tensor:
-    """Move each connected part by the whole turns on which its echoes agree best, nearest to zero among equals."""
-    parts = int(part.max()) + 1
-    candidates = range(-2, 3)
-    costs = torch.zeros(len(candidates), parts, device=first.device)
-    sizes = torch.zeros(parts, device=first.device).index_add_(0, part, torch.ones_like(first))
-    middle = torch.zeros(parts, device=first.device).index_add_(0, part, first) / sizes
-    whole = torch.round(middle / TURN)
-    first, middle = first - TURN * whole[part], middle / TURN - whole
-    # a part of many voxels is judged by a sample of them
-    asked = torch.nonzero((sizes < 1000)[part] | (torch.arange(len(part), device=part.device) % 16 == 0))[:, 0]
-    asked_part, asked_first = part[asked], first[asked]
-    for row, turns in enumerate(candidates):
-        for echo in range(1, len(times)):
-            predicted = (asked_first + TURN * turns) * (times[echo] / times[0])
-            misfit = wrap(voxels[echo, asked] - predicted).abs() * precision[echo, asked].sqrt()
-            costs[row].index_add_(0, asked_part, misfit)
-        costs[row] *= 1 + 1e-2 * (middle + turns).abs()
-    best = costs.argmin(dim=0) - 2 if len(times) > 1 else torch.zeros_like(costs[0])
-    return first + TURN * best.to(first)[part]
-
-
-def _unwrap_in_time(
-    first: torch.Tensor, voxels: torch.Tensor, precision: torch.Tensor, times: torch.Tensor
-) -> torch.Tensor:
-    """Every echo at the turn nearest to what the field of the echoes before it predicts; shape (echo, voxel)."""
-    unwrapped = [first]
-    numerator, denominator = precision[0] * first / times[0], precision[0].clone()
-    for echo in range(1, len(times)):
-        predicted = numerator / denominator.clamp_min(1e-20) * times[echo]
-        value = voxels[echo] + TURN * torch.round((predicted - voxels[echo]) / TURN)
-        unwrapped.append(value)
-        numerator += precision[echo] * value / times[echo]
-        denominator += precision[echo]
-    return torch.stack(unwrapped)
