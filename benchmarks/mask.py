@@ -107,9 +107,7 @@ def simulate(path: Path, seed: int, *, voxel_size, oblique, tesla, coverage, snr
     b0 = rotation.T @ np.array([0.0, 0.0, 1.0])
     dipole = DipoleModel(tuple(shape), tuple(voxel), tuple(b0), padding=[int(30 / size) for size in voxel])
     field = dipole(torch.from_numpy(sampled(chi) - AIR)).numpy()
-    half = [
-        (n - 1) / 2 * size / 100 for n, size in zip(shape, voxel, strict=True)
-    ]  # in 0.1 m, alike in all directions
+    half = [(n - 1) / 2 * size / 100 for n, size in zip(shape, voxel, strict=True)]  # in 0.1 m, alike in all directions
     grid = np.meshgrid(
         *[np.linspace(-h, h, n, dtype=np.float32) for h, n in zip(half, shape, strict=True)], indexing="ij"
     )

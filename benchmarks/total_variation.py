@@ -1,6 +1,6 @@
 """Seconds per TV iteration beside the seconds of the FFT pair in it, and peak memory.
 
-    python benchmarks/total_variation.py [--shape 256 256 176] [--iterations 50]
+python benchmarks/total_variation.py [--shape 256 256 176] [--iterations 50]
 """
 
 import argparse
@@ -34,7 +34,9 @@ def main() -> None:
     mask = torch.zeros(shape, dtype=torch.bool)
     mask[20:-20, 20:-20, 20:-20] = True
     dipole = DipoleModel(shape, (1.0, 1.0, 1.0), padding=0)
-    print(f"grid {shape}, {options.iterations} iterations, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(
+        f"grid {shape}, {options.iterations} iterations, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
 
     def invert(iterations: int) -> float:
         return seconds(lambda: total_variation(field, mask, dipole, iterations=iterations, tolerance=0.0))

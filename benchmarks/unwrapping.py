@@ -90,9 +90,7 @@ def wrong_percent(unwrapped: Tensor, phase: Tensor, true: Tensor, mask: Tensor) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", nargs=3, type=int, default=(160, 160, 160))
     parser.add_argument("--voxel-size", nargs=3, type=float, default=(1.0, 1.0, 1.0))
     parser.add_argument("--cases", nargs="+", default=["3:15", "3:5", "7:15", "7:5"])

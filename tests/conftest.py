@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch is imported, as the command line does
+
 install_import_hook("chimap", "beartype.beartype").__enter__()
 
 

@@ -87,7 +87,13 @@ def test_the_wrong_sign_turns_chi_around(files, tmp_path, simulated):
 def test_invert_by_every_method(files, tmp_path, simulated, method):
     folder, _ = files
     output = tmp_path / "new" / "chi.nii.gz"
-    arguments = ["invert", "--local-field", str(folder / "field.nii.gz"), "--mask", str(folder / "mask.nii.gz")]
+    arguments = [
+        "invert",
+        "--local-field",
+        str(folder / "field.nii.gz"),
+        "--mask",
+        str(folder / "mask.nii.gz"),
+    ]
     assert main([*arguments, "--method", method, "--output", str(output)]) == 0
     scan, truth = simulated
     assert metrics.correlation(load(output), truth.chi, truth.mask) > 0.6
@@ -108,7 +114,15 @@ def test_a_field_in_hertz_and_one_in_radians_give_the_same_chi(files, tmp_path):
     ):
         source, output = tmp_path / f"{units}.nii.gz", tmp_path / f"chi_{units}.nii.gz"
         nibabel.nifti1.Nifti1Image((values * factor).astype(np.float32), image.affine).to_filename(source)
-        arguments = ["invert", "--local-field", str(source), "--mask", str(folder / "mask.nii.gz"), "--units", units]
+        arguments = [
+            "invert",
+            "--local-field",
+            str(source),
+            "--mask",
+            str(folder / "mask.nii.gz"),
+            "--units",
+            units,
+        ]
         assert main([*arguments, "--method", "tkd", "--output", str(output), *extra]) == 0
         maps.append(load(output))
     torch.testing.assert_close(maps[1], maps[0], rtol=1e-4, atol=1e-6)

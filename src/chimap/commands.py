@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ctypes import CDLL
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,13 @@ def run(
 ) -> None:
     """An acquisition to chi, fields, masks, a report and its provenance in the folder `output`."""
     keep_freed_memory()
-    stated = dict(
+    if dicom is not None:
+        from chimap.io import dicom as dicom_series
+
+        read = partial(dicom_series.read_scan, dicom)
+    else:
+        read = partial(nifti.read_scan, phase, magnitude)
+    scan = read(
         mask=mask,
         echo_times=echo_times,
         field_strength=field_strength,
@@ -53,12 +59,6 @@ def run(
         phase_range=None if phase_range is None else (phase_range[0], phase_range[1]),
         phase_sign=phase_sign,
     )
-    if dicom is not None:
-        from chimap.io import dicom as dicom_room
-
-        scan = dicom_room.read_scan(dicom, **stated)
-    else:
-        scan = nifti.read_scan(phase, magnitude, **stated)
     _tell(scan.warnings)
     maps = _reconstruct(scan, plan)
     with whole_directory(output) as folder:
@@ -156,7 +156,10 @@ def demo(*, output: Path, shape: tuple[int, int, int], voxel_size: Triple, seed:
         files = write_megre(folder, simulated, subject="demo")
         nifti.write_volume(folder / "truth_chi.nii.gz", truth.chi, simulated.affine, description="true chi [ppm]")
         nifti.write_volume(
-            folder / "truth_local_field.nii.gz", truth.local_field, simulated.affine, description="true field [ppm]"
+            folder / "truth_local_field.nii.gz",
+            truth.local_field,
+            simulated.affine,
+            description="true field [ppm]",
         )
         nifti.write_volume(folder / "truth_mask.nii.gz", truth.mask, simulated.affine, description="true brain")
     del head, simulated

@@ -25,9 +25,7 @@ def gradient(volume: Volume, voxel_size: Triple) -> Tensor:
 def divergence(vectors: Tensor, voxel_size: Triple) -> Volume:
     """Backward differences [1/mm] of (*batch, 3, x, y, z), summed: minus the adjoint of `gradient`."""
     parts = vectors.unbind(dim=-4)
-    terms = [
-        (part - part.roll(1, axis)) / size for part, axis, size in zip(parts, SPACE, voxel_size, strict=True)
-    ]
+    terms = [(part - part.roll(1, axis)) / size for part, axis, size in zip(parts, SPACE, voxel_size, strict=True)]
     return terms[0] + terms[1] + terms[2]
 
 
@@ -54,9 +52,9 @@ def irfft(spectrum: Tensor, shape: Sequence[int]) -> Volume:
 
 def fast_shape(shape: Sequence[int]) -> Shape:
     """The next grid whose sides are products of 2, 3 and 5, even along z: fast for real transforms."""
-    x, y, z = (next_fast_len(int(n), real=True) for n in shape)
+    x, y, z = (int(next_fast_len(int(n), real=True) or n) for n in shape)
     while z % 2:
-        z = next_fast_len(z + 1, real=True)
+        z = int(next_fast_len(z + 1, real=True) or z + 1)
     return x, y, z
 
 

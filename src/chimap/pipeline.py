@@ -101,7 +101,12 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
 
     with stage("inversion"):
         chi = invert(
-            local_field, mask, scan.voxel_size, scan.b0_direction, method=plan.inversion, settings=plan.settings
+            local_field,
+            mask,
+            scan.voxel_size,
+            scan.b0_direction,
+            method=plan.inversion,
+            settings=plan.settings,
         )
         if plan.reference == "mask":
             shift = float(chi[mask].mean())

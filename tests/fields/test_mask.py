@@ -206,9 +206,7 @@ def test_erosion_counts_the_border_of_the_grid_as_outside():
     full = torch.ones(9, 8, 7, dtype=torch.bool)
     eroded = erode(full, 2.0, (1.0, 2.0, 3.0))
     expected = torch.zeros_like(full)
-    expected[2:-2, 1:-1] = (
-        True  # two voxels along x, one along y, none along z: its first is 3 mm from outside
-    )
+    expected[2:-2, 1:-1] = True  # two voxels along x, one along y, none along z: its first is 3 mm from outside
     torch.testing.assert_close(eroded, expected)
     torch.testing.assert_close(erode(full, 0.0, (1.0, 2.0, 3.0)), full)
     assert not erode(torch.zeros_like(full), 2.0, (1.0, 2.0, 3.0)).any()
@@ -261,7 +259,4 @@ def test_a_real_block_inside_a_brain_is_kept(shared_data):
         for name in ("Phase.nii", "Mag.nii")
     )
     phase = (phase * (math.pi / phase.abs().max())).contiguous()
-    assert (
-        brain_mask(phase, magnitude.contiguous(), (0.01, 0.02, 0.03), (0.469, 0.469, 1.0)).float().mean()
-        > 0.98
-    )
+    assert brain_mask(phase, magnitude.contiguous(), (0.01, 0.02, 0.03), (0.469, 0.469, 1.0)).float().mean() > 0.98

@@ -12,9 +12,7 @@ TURN = 2 * math.pi
 TIMES = (0.004, 0.010, 0.016, 0.022, 0.028)
 
 
-def head(
-    *, shape=(31, 36, 27), voxel_size=(2.0, 1.7, 2.5), times=TIMES, noise=0.1, offset=1.0, slope=450.0, seed=0
-):
+def head(*, shape=(31, 36, 27), voxel_size=(2.0, 1.7, 2.5), times=TIMES, noise=0.1, offset=1.0, slope=450.0, seed=0):
     """Phase with several wraps in an ellipsoid, steep at one side, where the signal fades.
 
     The field is `slope` / TE [rad/s] at most; returns true phase, wrapped phase, magnitude, mask.
@@ -249,8 +247,6 @@ def test_real_epi_is_as_continuous_as_scikit_image_makes_it(shared_data):
 
     def jumps(volume):
         edges = tree.face_edges(mask)
-        return np.count_nonzero(
-            np.abs(volume[mask].numpy()[edges.second] - volume[mask].numpy()[edges.first]) > np.pi
-        )
+        return np.count_nonzero(np.abs(volume[mask].numpy()[edges.second] - volume[mask].numpy()[edges.first]) > np.pi)
 
     assert jumps(found) < jumps(other)

@@ -41,9 +41,7 @@ def test_weighted_iterations_equal_the_textbook():
     field, mask, dipole = box_field()
     weight = torch.rand(field.shape) * mask
     expected, _ = textbook_admm(field, weight, dipole, 1e-3, 0.1, 12)
-    found = total_variation(
-        field, mask, dipole, weight, regularisation=1e-3, penalty=0.1, iterations=12, tolerance=0.0
-    )
+    found = total_variation(field, mask, dipole, weight, regularisation=1e-3, penalty=0.1, iterations=12, tolerance=0.0)
     torch.testing.assert_close(found, expected * mask, rtol=0, atol=1e-6)
 
 

@@ -122,9 +122,7 @@ def test_a_multi_echo_series_is_read_with_scale_place_and_direction_of_its_heade
     to_scanner = scan.affine[:3, :3] / np.linalg.norm(scan.affine[:3, :3], axis=0)
     np.testing.assert_allclose(to_scanner @ scan.b0_direction, (0, 0, 1), atol=1e-5)
     assert scan.warnings == () and len(scan.files) == 2 * 3 * SHAPE[2]
-    assert any("RescaleSlope 2" in note for note in scan.notes) and any(
-        "Left out" in note for note in scan.notes
-    )
+    assert any("RescaleSlope 2" in note for note in scan.notes) and any("Left out" in note for note in scan.notes)
     for word in ("Nowhere", "Doe", "STATION", "12345"):
         assert word not in " ".join((*scan.notes, *scan.warnings))
 
@@ -155,9 +153,7 @@ def test_one_phase_beside_two_echoes_of_magnitude_is_a_difference(tmp_path):
     assert scan.echo_times == (0.00246,)
     assert any("is a phase difference, as it is the only phase" in sentence for sentence in scan.warnings)
     assert scan.magnitude is not None
-    expected = np.sqrt(
-        (stored_values("M", 1).astype(float) ** 2 + stored_values("M", 2).astype(float) ** 2) / 2
-    )
+    expected = np.sqrt((stored_values("M", 1).astype(float) ** 2 + stored_values("M", 2).astype(float) ** 2) / 2)
     np.testing.assert_allclose(in_scanner(scan.magnitude[0], scan.affine, 0), expected, rtol=1e-5)
     told = dicom.read_scan(tmp_path, echo_times=[0.00765])
     assert told.echo_times == (0.00765,) and told.magnitude is not None and told.warnings == ()
@@ -281,9 +277,7 @@ def test_frames_of_a_multi_frame_file_are_read_like_single_slices():
     data.Modality, data.Rows, data.Columns, data.SeriesNumber = "MR", SHAPE[1], SHAPE[0], 3
     data.SharedFunctionalGroupsSequence, data.PerFrameFunctionalGroupsSequence = [shared], frames
     stacks = dicom_headers.stacks_of(list(dicom_headers._frames(Path("file"), data)))
-    found = [
-        (stack.first.kind, stack.first.echo_time, [frame.index for frame in stack.frames]) for stack in stacks
-    ]
+    found = [(stack.first.kind, stack.first.echo_time, [frame.index for frame in stack.frames]) for stack in stacks]
     assert found == [
         ("magnitude", 0.004, [1, 0]),
         ("magnitude", 0.0085, [3, 2]),
@@ -307,7 +301,5 @@ def test_the_real_siemens_field_map_has_the_echo_time_of_its_difference(shared_d
     assert scan.echo_times == (0.00246,) and scan.field_strength == 3
     assert scan.phase.shape == (1, 64, 64, 36) and scan.magnitude is not None
     assert scan.voxel_size == pytest.approx((3.25, 3.25, 3.6), abs=1e-5) and scan.b0_direction == (0, 0, 1)
-    assert scan.phase.min() == pytest.approx(-math.pi) and scan.phase.max() == pytest.approx(
-        math.pi, abs=2e-3
-    )
+    assert scan.phase.min() == pytest.approx(-math.pi) and scan.phase.max() == pytest.approx(math.pi, abs=2e-3)
     assert scan.warnings == () and len(scan.files) == 108

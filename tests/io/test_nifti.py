@@ -60,9 +60,7 @@ def test_a_scan_written_and_read_is_the_same_on_any_grid(tmp_path, affine):
     nifti.write_volume(tmp_path / "mask.nii.gz", mask, affine, description="mask")
     about = {"EchoTime": [0.005, 0.010, 0.015], "MagneticFieldStrength": 3, "Units": "rad"}
     (tmp_path / "phase.json").write_text(json.dumps(about))
-    scan = nifti.read_scan(
-        [tmp_path / "phase.nii.gz"], [tmp_path / "magnitude.nii.gz"], mask=tmp_path / "mask.nii.gz"
-    )
+    scan = nifti.read_scan([tmp_path / "phase.nii.gz"], [tmp_path / "magnitude.nii.gz"], mask=tmp_path / "mask.nii.gz")
     torch.testing.assert_close(scan.phase, phase, rtol=0, atol=0)
     torch.testing.assert_close(scan.magnitude, magnitude, rtol=0, atol=0)
     assert scan.mask is not None and torch.equal(scan.mask, mask)
@@ -154,9 +152,7 @@ def test_slope_and_intercept_of_the_file_are_applied(tmp_path):
     image = nibabel.nifti1.Nifti1Image(stored, AFFINE)
     image.header.set_slope_inter(2 * np.pi / 4096, -np.pi)
     nibabel.loadsave.save(image, tmp_path / "p.nii")
-    (tmp_path / "p.json").write_text(
-        json.dumps({"EchoTime": 0.02, "MagneticFieldStrength": 3, "Units": "rad"})
-    )
+    (tmp_path / "p.json").write_text(json.dumps({"EchoTime": 0.02, "MagneticFieldStrength": 3, "Units": "rad"}))
     scan = nifti.read_scan([tmp_path / "p.nii"])
     np.testing.assert_allclose(scan.phase[0], phase, atol=2e-3)
     assert not any(sentence.startswith("Guessed") for sentence in scan.warnings)
@@ -178,9 +174,7 @@ def test_the_users_range_wins_over_units_and_guess(tmp_path):
 def test_what_is_no_wrapped_phase_is_refused(tmp_path):
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in (40, 41, 42)), indexing="ij")
     r = np.sqrt(x**2 + y**2 + z**2)
-    unwrapped = (9 * np.exp(-6 * r) - 5 * np.exp(-6 * np.sqrt((x - 0.4) ** 2 + y**2 + z**2))).astype(
-        np.float32
-    )
+    unwrapped = (9 * np.exp(-6 * r) - 5 * np.exp(-6 * np.sqrt((x - 0.4) ** 2 + y**2 + z**2))).astype(np.float32)
     cases = {
         "unwrapped": (unwrapped, "--phase-range LOW HIGH"),
         "magnitude": ((4095 * (unwrapped / unwrapped.max()).clip(0)).astype(np.int16), "--phase-range"),
@@ -240,23 +234,15 @@ def test_the_users_words_win_and_a_disagreement_is_a_warning(tmp_path):
     assert scan.echo_times == (0.01, 0.02) and scan.field_strength == 7
     np.testing.assert_array_equal(scan.phase[0], wrapped(1))
     assert scan.magnitude is not None and scan.magnitude[0, 0, 0, 0] == pytest.approx(8)
-    scan = nifti.read_scan(
-        phases, magnitudes[::-1], echo_times=[0.02, 0.01], field_strength=7.0, b0_direction=b0
-    )
-    assert scan.magnitude is not None and scan.magnitude[0, 0, 0, 0] == pytest.approx(
-        8
-    )  # its file says which
+    scan = nifti.read_scan(phases, magnitudes[::-1], echo_times=[0.02, 0.01], field_strength=7.0, b0_direction=b0)
+    assert scan.magnitude is not None and scan.magnitude[0, 0, 0, 0] == pytest.approx(8)  # its file says which
     assert scan.b0_direction == pytest.approx((0, 0.6, 0.8))
-    assert [
-        next(word for word in ("--echo", "--field", "--b0") if word in text) for text in scan.warnings
-    ] == [
+    assert [next(word for word in ("--echo", "--field", "--b0") if word in text) for text in scan.warnings] == [
         "--echo",
         "--field",
         "--b0",
     ]
-    agreeing = nifti.read_scan(
-        phases, echo_times=[0.004, 0.008], field_strength=2.89, b0_direction=(0.0, 0.01, -1.0)
-    )
+    agreeing = nifti.read_scan(phases, echo_times=[0.004, 0.008], field_strength=2.89, b0_direction=(0.0, 0.01, -1.0))
     assert agreeing.warnings == ()
 
 
@@ -381,9 +367,7 @@ def test_masks_may_hold_other_values_than_one_but_not_be_empty(tmp_path):
     labels[2:5] = 17
     mask, notes = nifti.read_mask(save(tmp_path / "labels.nii", labels), AFFINE, SHAPE, "phase")
     assert torch.equal(mask, torch.from_numpy(labels > 0)) and "labels.nii" in notes[0]
-    ones, notes = nifti.read_mask(
-        save(tmp_path / "m.nii", (labels > 0).astype(float)), AFFINE, SHAPE, "phase"
-    )
+    ones, notes = nifti.read_mask(save(tmp_path / "m.nii", (labels > 0).astype(float)), AFFINE, SHAPE, "phase")
     assert torch.equal(ones, mask) and notes == ()
     with pytest.raises(InputError, match="empty"):
         nifti.read_mask(save(tmp_path / "empty.nii", 0 * labels), AFFINE, SHAPE, "phase")

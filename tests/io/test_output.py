@@ -84,9 +84,7 @@ def test_targets_of_the_wrong_kind_are_refused(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["file", "out"]
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="an administrator may write anywhere"
-)
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="an administrator may write anywhere")
 def test_places_without_permission_are_refused(tmp_path):
     tmp_path.chmod(0o500)
     for context in (whole_directory(tmp_path / "out"), whole_file(tmp_path / "chi.nii")):

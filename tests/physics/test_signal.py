@@ -16,9 +16,7 @@ def test_phase_turns_forwards_by_gamma_field_and_echo_time():
     assert signal.shape == (2, *SHAPE)
     assert signal.dtype == torch.complex64
     torch.testing.assert_close(signal[:, 0, 0, 0].angle(), torch.tensor(expected))
-    torch.testing.assert_close(
-        signal[:, 0, 0, 0].abs(), torch.tensor([2 * math.exp(-0.12), 2 * math.exp(-0.6)])
-    )
+    torch.testing.assert_close(signal[:, 0, 0, 0].abs(), torch.tensor([2 * math.exp(-0.12), 2 * math.exp(-0.6)]))
 
 
 def test_phase_offset_is_the_same_at_every_echo_and_strong_fields_wrap():

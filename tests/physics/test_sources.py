@@ -24,9 +24,7 @@ def test_partial_volumes_add_up_to_the_cross_section_of_the_cylinder():
 
 def test_field_of_a_sphere_by_hand():
     # on the axis along B0, at twice the radius: 1/3 * 1/8 * 2; at a right angle: minus half of that
-    field = sphere_field(
-        (9, 9, 9), (1.0, 1.0, 1.0), (0.0, 1.0, 0.0), centre=(4.0, 4.0, 4.0), radius=2.0, chi=1.2
-    )
+    field = sphere_field((9, 9, 9), (1.0, 1.0, 1.0), (0.0, 1.0, 0.0), centre=(4.0, 4.0, 4.0), radius=2.0, chi=1.2)
     assert float(field[4, 8, 4]) == pytest.approx(0.1)
     assert float(field[0, 4, 4]) == pytest.approx(-0.05)
     assert float(field[4, 4, 8]) == pytest.approx(-0.05)

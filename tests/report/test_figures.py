@@ -20,9 +20,7 @@ def drawn(picture: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(picture)))
 
 
-def planes(
-    volume: torch.Tensor, affine: np.ndarray | None = None, voxel_size=VOXEL, **options
-) -> list[np.ndarray]:
+def planes(volume: torch.Tensor, affine: np.ndarray | None = None, voxel_size=VOXEL, **options) -> list[np.ndarray]:
     """The three slices cut out of the picture, each with its black frame."""
     affine = np.diag([*voxel_size, 1.0]) if affine is None else affine
     view = view_of(affine, voxel_size, torch.ones(volume.shape, dtype=torch.bool))
@@ -54,8 +52,7 @@ def test_left_is_at_the_right_anterior_at_the_left_or_top_and_superior_at_the_to
     thirds = np.cumsum([40, 34, 34]) / 108
     ends = [0, *(round(share * strip.shape[1]) for share in thirds)]
     sagittal, coronal, axial = (
-        middle(np.where(strip[:, a:b] > 240, 255, 0)[30:-30, 30:-30])
-        for a, b in zip(ends, ends[1:], strict=False)
+        middle(np.where(strip[:, a:b] > 240, 255, 0)[30:-30, 30:-30]) for a, b in zip(ends, ends[1:], strict=False)
     )
     assert sagittal[0] < 0.45 and sagittal[1] < 0.48
     assert coronal[0] > 0.55 and coronal[1] < 0.48
@@ -116,9 +113,7 @@ def test_axial_levels_survive_a_mask_of_one_slice_and_none():
     thin = torch.zeros(SHAPE, dtype=torch.bool)
     view = view_of(np.eye(4), (1.0, 1.0, 1.0), HEAD)
     for mask in (thin, thin | (torch.arange(SHAPE[2]) == 5)):
-        assert drawn(
-            figures.axial_levels(torch.ones(SHAPE), view, window=(0.0, 1.0), unit="", inside=mask)
-        ).any()
+        assert drawn(figures.axial_levels(torch.ones(SHAPE), view, window=(0.0, 1.0), unit="", inside=mask)).any()
 
 
 @pytest.mark.parametrize(

@@ -73,12 +73,7 @@ def test_what_the_user_wrote_cannot_become_markup(words):
 def test_warnings_stand_before_the_first_picture(words):
     text = words({"warnings": ("The echo time was guessed.",)}, {"warnings": ("Little was kept.",)})
     first = text.index("<figure id=")
-    assert (
-        text.index("2 warnings")
-        < text.index("The echo time was guessed.")
-        < text.index("Little was kept.")
-        < first
-    )
+    assert text.index("2 warnings") < text.index("The echo time was guessed.") < text.index("Little was kept.") < first
     assert "No warnings" not in text
 
 

@@ -37,9 +37,7 @@ def test_a_file_with_any_order_of_axes_is_turned_to_right_anterior_superior(orde
 
 
 def test_vectors_and_voxel_sizes_turn_with_the_volume():
-    affine = np.array(
-        [[0, -2, 0, 5], [0, 0, 3, 0], [-4, 0, 0, 1], [0, 0, 0, 1]], float
-    )  # inferior, left, anterior
+    affine = np.array([[0, -2, 0, 5], [0, 0, 3, 0], [-4, 0, 0, 1], [0, 0, 0, 1]], float)  # inferior, left, anterior
     view = view_of(affine, (4.0, 2.0, 3.0), torch.ones(SHAPE, dtype=torch.bool))
     assert view.voxel_size == (2.0, 3.0, 4.0)
     assert view.turned_vector((-1.0, 0.0, 0.0)) == (0, 0, 1)

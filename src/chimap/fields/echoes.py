@@ -24,20 +24,14 @@ def check_echoes(
     if len(echo_times) != len(phase):
         raise InputError(f"{len(echo_times)} echo times came with {len(phase)} echoes of {what}")
     if magnitude is not None and magnitude.shape != phase.shape:
-        raise InputError(
-            f"magnitude has shape {tuple(magnitude.shape)}, {what} {tuple(phase.shape)}: not equal"
-        )
+        raise InputError(f"magnitude has shape {tuple(magnitude.shape)}, {what} {tuple(phase.shape)}: not equal")
     if mask.shape != phase.shape[1:]:
-        raise InputError(
-            f"the mask has shape {tuple(mask.shape)}, an echo {tuple(phase.shape[1:])}: not equal"
-        )
+        raise InputError(f"the mask has shape {tuple(mask.shape)}, an echo {tuple(phase.shape[1:])}: not equal")
     if not mask.any():
         raise InputError("the mask is empty")
     times = (0.0, *echo_times)
     if not all(later > earlier for earlier, later in zip(times, times[1:], strict=False)):
-        raise InputError(
-            f"echo times are {', '.join(f'{time:g}' for time in echo_times)}: above 0 and ascending"
-        )
+        raise InputError(f"echo times are {', '.join(f'{time:g}' for time in echo_times)}: above 0 and ascending")
 
 
 def phase_offset(
@@ -137,9 +131,7 @@ def _smooth_phase(angle: Volume, precision: Volume, voxel_size: Triple, smoothin
     steps = [max(round(0.6 * smoothing / size), 1) for size in voxel_size]
     coarse_size = (steps[0] * voxel_size[0], steps[1] * voxel_size[1], steps[2] * voxel_size[2])
     parts = torch.stack([precision * torch.cos(angle), precision * torch.sin(angle), precision])
-    padding = [
-        n for size, step in zip(angle.shape[::-1], steps[::-1], strict=True) for n in (0, -size % step)
-    ]
+    padding = [n for size, step in zip(angle.shape[::-1], steps[::-1], strict=True) for n in (0, -size % step)]
     parts = torch.nn.functional.pad(parts, padding)
     parts = torch.nn.functional.avg_pool3d(parts, tuple(steps))
     for axis, size in enumerate(coarse_size):
@@ -150,9 +142,7 @@ def _smooth_phase(angle: Volume, precision: Volume, voxel_size: Triple, smoothin
     smooth = _fill(smooth, known)
     # this interpolation places the coarse voxels' centres where the means belong
     wide = [n * step for n, step in zip(smooth.shape, steps, strict=True)]
-    fine = torch.nn.functional.interpolate(
-        smooth[None, None], size=wide, mode="trilinear", align_corners=False
-    )
+    fine = torch.nn.functional.interpolate(smooth[None, None], size=wide, mode="trilinear", align_corners=False)
     x, y, z = angle.shape
     return fine[0, 0, :x, :y, :z]
 

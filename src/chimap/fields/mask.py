@@ -97,9 +97,7 @@ def brain_mask(
     if erosion > 0:
         mask = erode(mask, erosion, voxel_size)
         if not mask.any():
-            raise InputError(
-                f"an erosion of {erosion:g} mm left nothing of the brain found {where}: choose less"
-            )
+            raise InputError(f"an erosion of {erosion:g} mm left nothing of the brain found {where}: choose less")
     return mask.to(phase.device)
 
 
@@ -245,9 +243,7 @@ def _closed(mask: Mask, radius: float, voxel_size: Triple) -> Mask:
 def _coarse(volume: Volume, voxel_size: Triple) -> tuple[np.ndarray, np.ndarray]:
     """Means over about `COARSE` mm, and the voxel size [mm] of that grid."""
     lengths = [n * size for n, size in zip(volume.shape, voxel_size, strict=True)]
-    shape = [
-        max(round(length / max(COARSE, size)), 1) for length, size in zip(lengths, voxel_size, strict=True)
-    ]
+    shape = [max(round(length / max(COARSE, size)), 1) for length, size in zip(lengths, voxel_size, strict=True)]
     coarse = F.interpolate(volume[None, None].float(), size=shape, mode="area")[0, 0].numpy()
     return coarse, np.array(lengths) / np.array(shape)
 

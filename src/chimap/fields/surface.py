@@ -137,9 +137,7 @@ def _icosahedron() -> tuple[np.ndarray, np.ndarray]:
 
 def _refine(vertices: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cut every triangle into four at the middles of its edges."""
-    edges = np.sort(
-        np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]), axis=1
-    )
+    edges = np.sort(np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]), axis=1)
     unique, inverse = np.unique(edges, axis=0, return_inverse=True)
     ab, bc, ca = inverse.reshape(3, -1) + len(vertices)
     a, b, c = triangles.T
@@ -161,10 +159,7 @@ def _normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     a, b, c = vertices[triangles.T]
     faces = np.cross(b - a, c - a)
     normals = np.stack(
-        [
-            sum(np.bincount(corner, faces[:, axis], len(vertices)) for corner in triangles.T)
-            for axis in range(3)
-        ],
+        [sum(np.bincount(corner, faces[:, axis], len(vertices)) for corner in triangles.T) for axis in range(3)],
         axis=1,
     )
     return normals / np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-12)

@@ -119,9 +119,7 @@ def unwrap_volume(phase: Volume, deviation: Volume, mask: Mask, voxel_size: Trip
     return result
 
 
-def _turns_of_parts(
-    phase: np.ndarray, part: np.ndarray, edges: Edges, mask: Mask, voxel_size: Triple
-) -> np.ndarray:
+def _turns_of_parts(phase: np.ndarray, part: np.ndarray, edges: Edges, mask: Mask, voxel_size: Triple) -> np.ndarray:
     """Turns that bring every part of the mask to the level of the largest, and that one near 0."""
     sizes = np.bincount(part)
     main = int(sizes.argmax())
@@ -165,9 +163,7 @@ def face_edges(mask: Mask) -> Edges:
     return Edges(np.concatenate(first), np.concatenate(second))
 
 
-def turns_of(
-    edges: Edges, jumps: np.ndarray, safety: np.ndarray, voxels: int
-) -> tuple[np.ndarray, np.ndarray]:
+def turns_of(edges: Edges, jumps: np.ndarray, safety: np.ndarray, voxels: int) -> tuple[np.ndarray, np.ndarray]:
     """Whole turns to add to every voxel, so that the safest edges become continuous.
 
     Args:

@@ -81,9 +81,7 @@ def _unwrap_in_time(
         around, certainty = around[noisy], certainty[noisy]
         start = turned[0, noisy]
         start = torch.where(precision[0, noisy] < NOISY**-2, around * echo_times[0], start)
-        again = _follow_line(
-            bare[:, noisy], start, precision[:, noisy], echo_times, certainty * around, certainty
-        )
+        again = _follow_line(bare[:, noisy], start, precision[:, noisy], echo_times, certainty * around, certainty)
         turned[:, noisy] = again[0]
     # whole turns are counted and added to what was measured, so that rounding errors do not add up
     return phase + TURN * torch.round((turned - bare) / TURN)

@@ -67,9 +67,7 @@ def tsvd(
     return _filter(local_field, mask, dipole, inverse)
 
 
-def tikhonov(
-    local_field: Volume, mask: Mask, dipole: DipoleModel, *, regularisation: float = 1e-2
-) -> Volume:
+def tikhonov(local_field: Volume, mask: Mask, dipole: DipoleModel, *, regularisation: float = 1e-2) -> Volume:
     """Minimise |D chi - f|^2 + lambda |chi|^2 in closed form: chi(k) = D f / (D^2 + lambda).
 
     Args:
@@ -88,9 +86,7 @@ def tikhonov(
     return _filter(local_field, mask, dipole, d / (d.square() + regularisation))
 
 
-def l2_gradient(
-    local_field: Volume, mask: Mask, dipole: DipoleModel, *, regularisation: float = 3e-2
-) -> Volume:
+def l2_gradient(local_field: Volume, mask: Mask, dipole: DipoleModel, *, regularisation: float = 3e-2) -> Volume:
     """Minimise |D chi - f|^2 + lambda |grad chi|^2 in closed form: chi(k) = D f / (D^2 + lambda |G|^2).
 
     Args:

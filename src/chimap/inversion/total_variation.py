@@ -1,6 +1,7 @@
 """Inversion with a total-variation penalty, by the alternating direction method of multipliers (ADMM)."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -50,11 +51,16 @@ def total_variation(
     if batch:
         flat = [part.reshape(-1, *part.shape[-3:]) for part in torch.broadcast_tensors(local_field, mask)]
         weights = [None] * len(flat[0]) if weight is None else weight.reshape(-1, *weight.shape[-3:])
-        options = dict(regularisation=regularisation, penalty=penalty, iterations=iterations, tolerance=tolerance)
-        members = [
-            total_variation(f, m, dipole, w, progress=progress, **options)
-            for f, m, w in zip(*flat, weights, strict=True)
-        ]
+        one = partial(
+            total_variation,
+            dipole=dipole,
+            regularisation=regularisation,
+            penalty=penalty,
+            iterations=iterations,
+            tolerance=tolerance,
+            progress=progress,
+        )
+        members = [one(f, m, weight=w) for f, m, w in zip(*flat, weights, strict=True)]
         return torch.stack(members).reshape(local_field.shape)
 
     shape, d = dipole.padded_shape, dipole.spectrum
@@ -63,15 +69,17 @@ def total_variation(
     system = d.square() + penalty * laplacian_spectrum(shape, dipole.voxel_size, device=d.device)
     system[0, 0, 0] = 1  # chi's mean over the grid is undetermined; its right side is 0
     data = None if weight is None else WeightedData(field, weight * mask, dipole)
-    # chi(k) = constant + smoothing * F[-div(z - u)] (+ D * F[y - v] / system, with a weight)
-    constant = d * rfft(field, shape) / system if data is None else None
+    # chi(k) = constant + smoothing * F[-div(z - u)], where with a weight D F[y - v] / system is the constant
+    constant = d * rfft(field, shape) / system
     smoothing = penalty / system
     chi = torch.zeros(shape, dtype=field.dtype, device=field.device)
 
     for iteration in range(1, iterations + 1):
         spectrum = rfft(differences.shrink(chi)).mul_(smoothing)
-        spectrum += constant if data is None else data.spectrum() * d / system
-        if data is not None:
+        if data is None:
+            spectrum += constant
+        else:
+            spectrum += data.spectrum() * d / system
             data.update(irfft(spectrum * d, shape))
         previous, chi = chi, irfft(spectrum, shape)
         if progress is not None:
@@ -122,7 +130,11 @@ class Differences:
                     part.narrow(axis, 0, size - 1),
                     out=ahead.narrow(axis, 0, size - 1),
                 )
-                torch.sub(part.narrow(axis, 0, 1), part.narrow(axis, size - 1, 1), out=ahead.narrow(axis, size - 1, 1))
+                torch.sub(
+                    part.narrow(axis, 0, 1),
+                    part.narrow(axis, size - 1, 1),
+                    out=ahead.narrow(axis, size - 1, 1),
+                )
                 step = self._step(ahead, axis, low, high)
                 out.add_(step, alpha=-self.scale[axis])
                 out.narrow(axis, 1, size - 1).add_(step.narrow(axis, 0, size - 1), alpha=self.scale[axis])

@@ -91,9 +91,7 @@ def assemble(
     notes, warnings = list(notes), list(warnings)
     first = phase[0]
     for image in (*phase[1:], *magnitude):
-        checks.same_grid(
-            image.name, image.data.shape[1:], image.affine, first.name, first.data.shape[1:], first.affine
-        )
+        checks.same_grid(image.name, image.data.shape[1:], image.affine, first.name, first.data.shape[1:], first.affine)
     stored = _stack(phase, "phase")
     warnings += dict.fromkeys(sentence for image in phase for sentence in image.warnings)
 
@@ -108,8 +106,7 @@ def assemble(
         notes.append("The echoes were put in the order of their echo times.")
     if difference and told.echo_times is None:
         notes.append(
-            f"{first.short} is a phase difference of two echoes: its echo time is "
-            f"the difference, {times[0]:g} s."
+            f"{first.short} is a phase difference of two echoes: its echo time is the difference, {times[0]:g} s."
         )
 
     strength = _field_strength(phase, magnitude, told, notes, warnings)
@@ -182,8 +179,7 @@ def _times_in_files(images: Sequence[Image], *, strict: bool = True) -> tuple[fl
             return None
         if len(sidecar.echo_times) != volumes:
             raise InputError(
-                f"{sidecar.name} gives {len(sidecar.echo_times)} echo times, "
-                f"{images[0].name} holds {volumes} volumes"
+                f"{sidecar.name} gives {len(sidecar.echo_times)} echo times, {images[0].name} holds {volumes} volumes"
             )
         return sidecar.echo_times
     for image in images:
@@ -202,9 +198,7 @@ def _echo_times(
         times = tuple(float(time) for time in told.echo_times)
         listed = ", ".join(f"{time:g}" for time in times)
         if len(times) != echoes:
-            raise InputError(
-                f"--echo-times gives {len(times)} ({listed}), {_names(phase)} holds {echoes} echoes"
-            )
+            raise InputError(f"--echo-times gives {len(times)} ({listed}), {_names(phase)} holds {echoes} echoes")
         checks.echo_times(times, "--echo-times")
         notes.append(f"Echo times are the user's: {listed} s.")
         # a sidecar that does not fit, say one time for several volumes, must not stop a user who gives them
@@ -225,9 +219,7 @@ def _echo_times(
         notes.append("Echo times were taken from the magnitude's sidecars, as the phase's have none.")
         return times
     lacking = _names([image for image in phase if not image.sidecar.echo_times])
-    raise InputError(
-        f"{lacking}: no EchoTime in a JSON sidecar; give --echo-times in seconds, one for each echo"
-    )
+    raise InputError(f"{lacking}: no EchoTime in a JSON sidecar; give --echo-times in seconds, one for each echo")
 
 
 def _field_strength(
@@ -241,8 +233,7 @@ def _field_strength(
     for strength, name in found:
         if abs(strength / found[0][0] - 1) > 0.01 and told.field_strength is None:
             raise InputError(
-                f"{name} says {strength:g} T and {found[0][1]} {found[0][0]:g} T: "
-                "give --field-strength in tesla"
+                f"{name} says {strength:g} T and {found[0][1]} {found[0][0]:g} T: give --field-strength in tesla"
             )
     if told.field_strength is not None:
         checks.field_strength(told.field_strength, "--field-strength")
@@ -256,8 +247,7 @@ def _field_strength(
         return float(told.field_strength)
     if not found:
         raise InputError(
-            f"{_names(phase)}: no MagneticFieldStrength in a JSON sidecar; "
-            "give --field-strength in tesla, such as 3"
+            f"{_names(phase)}: no MagneticFieldStrength in a JSON sidecar; give --field-strength in tesla, such as 3"
         )
     return found[0][0]
 
@@ -266,9 +256,7 @@ def _units(phase: Sequence[Image]) -> str | None:
     """Units that all sidecars agree on."""
     units = {image.sidecar.units for image in phase}
     if len(units) > 1:
-        raise InputError(
-            f"{_names(phase)}: the sidecars' Units differ ({', '.join(sorted(map(str, units)))})"
-        )
+        raise InputError(f"{_names(phase)}: the sidecars' Units differ ({', '.join(sorted(map(str, units)))})")
     return units.pop()
 
 
@@ -281,20 +269,14 @@ def _sign(phase: Sequence[Image], told: Told, notes: list[str], warnings: list[s
         return told.phase_sign
     makers = {image.sidecar.manufacturer for image in phase if image.sidecar.manufacturer}
     maker = ", ".join(sorted(makers)) or None
-    if maker is not None and (
-        maker.upper() == "GE" or maker.upper().startswith(("GE ", "GEMS", "GENERAL ELECTRIC"))
-    ):
+    if maker is not None and (maker.upper() == "GE" or maker.upper().startswith(("GE ", "GEMS", "GENERAL ELECTRIC"))):
         notes.append(f"Phase sign -1 was applied: the manufacturer is {maker}.")
         warnings.append(
             f"Assumed: phase by {maker} falls where the field is stronger, so it was negated; "
             "if chi comes out inverted, give --phase-sign 1."
         )
         return -1
-    why = (
-        f"the manufacturer is {maker}"
-        if maker
-        else "nothing says that phase falls where the field is stronger"
-    )
+    why = f"the manufacturer is {maker}" if maker else "nothing says that phase falls where the field is stronger"
     notes.append(f"Phase sign +1 was applied: {why}.")
     return 1
 
@@ -352,16 +334,13 @@ def _magnitude(
     volumes = _stack(images, "magnitude")
     if difference:
         if len(volumes) > 2:
-            raise InputError(
-                f"{_names(images)} holds {len(volumes)} echoes, a phase difference has one or two"
-            )
+            raise InputError(f"{_names(images)} holds {len(volumes)} echoes, a phase difference has one or two")
         if len(volumes) == 2:
             notes.append("Magnitude is the root mean square of the two echoes of the phase difference.")
         return torch.from_numpy(np.sqrt(np.mean(np.square(volumes), axis=0, keepdims=True)))
     if len(volumes) != len(order):
         raise InputError(
-            f"{_names(images)} holds {len(volumes)} echoes of magnitude, the phase has {len(order)}: "
-            "they must be equal"
+            f"{_names(images)} holds {len(volumes)} echoes of magnitude, the phase has {len(order)}: they must be equal"
         )
     of_phase = _times_in_files(phase, strict=False) or tuple(times)
     own = _times_in_files(images, strict=False)

@@ -35,8 +35,6 @@ def write_megre(folder: Path, scan: Scan, *, subject: str = "01") -> MegreFiles:
             path = folder / f"sub-{subject}_echo-{echo + 1}_part-{part}_MEGRE.nii.gz"
             write_volume(path, volumes[echo], scan.affine, description=f"{part} [{units}]")
             sidecar = {"EchoTime": echo_time, "MagneticFieldStrength": scan.field_strength, "Units": units}
-            path.with_name(path.name.replace(".nii.gz", ".json")).write_text(
-                json.dumps(sidecar, indent=2) + "\n"
-            )
+            path.with_name(path.name.replace(".nii.gz", ".json")).write_text(json.dumps(sidecar, indent=2) + "\n")
             written[part].append(path)
     return MegreFiles(tuple(written["phase"]), tuple(written["mag"]))

@@ -35,9 +35,7 @@ def finite(data: np.ndarray, name: str) -> None:
     """Refuse values that are not finite."""
     bad = data.size - int(np.isfinite(data).sum())
     if bad:
-        raise InputError(
-            f"{name} holds {bad} values that are not finite numbers; needed a number in every voxel"
-        )
+        raise InputError(f"{name} holds {bad} values that are not finite numbers; needed a number in every voxel")
 
 
 def affine(matrix: np.ndarray, name: str) -> None:

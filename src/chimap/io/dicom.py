@@ -79,12 +79,8 @@ def read_scan(
         if pair is not None and phases[0].sidecar.echo_pair is not None:
             warnings = [sentence for sentence in warnings if "phase difference" not in sentence]
     # what goes on is what the headers say, not what the converter says
-    phases = [
-        replace(image, sidecar=_sidecar(stack, pair)) for image, stack in zip(phases, phase, strict=True)
-    ]
-    magnitudes = [
-        replace(image, sidecar=_sidecar(stack)) for image, stack in zip(magnitudes, magnitude, strict=True)
-    ]
+    phases = [replace(image, sidecar=_sidecar(stack, pair)) for image, stack in zip(phases, phase, strict=True)]
+    magnitudes = [replace(image, sidecar=_sidecar(stack)) for image, stack in zip(magnitudes, magnitude, strict=True)]
     first, inside = phases[0], None
     if mask is not None:
         inside, of_mask = read_mask(mask, first.affine, first.data.shape[1:], first.name)
@@ -113,9 +109,7 @@ def _phase(stacks: Sequence[Stack], folder: Path) -> list[Stack]:
     times = [stack.first.echo_time for stack in found]
     one_series = len({stack.first.uid for stack in found}) == 1
     repeated = any(checks.same_time(a, b) for a, b in zip(times, times[1:], strict=False))
-    alike = all(
-        stack.first.protocol == found[0].first.protocol and _same_place(stack, found[0]) for stack in found
-    )
+    alike = all(stack.first.protocol == found[0].first.protocol and _same_place(stack, found[0]) for stack in found)
     if not one_series and (repeated or not alike):
         raise InputError(
             f"{folder}: more than one acquisition with phase images was found ({_listed(found)}); "
@@ -126,17 +120,13 @@ def _phase(stacks: Sequence[Stack], folder: Path) -> list[Stack]:
     return found
 
 
-def _magnitude(
-    phase: Sequence[Stack], pair: tuple[float, float] | None, stacks: Sequence[Stack]
-) -> list[Stack]:
+def _magnitude(phase: Sequence[Stack], pair: tuple[float, float] | None, stacks: Sequence[Stack]) -> list[Stack]:
     """Magnitude of each phase volume, of both echoes for a phase difference; empty where one is missing."""
     times = [stack.first.echo_time for stack in phase] if pair is None else sorted(pair)
     chosen = []
     for echo, time in enumerate(times):
         own = phase[min(echo, len(phase) - 1)]
-        found = [
-            stack for stack in _magnitudes_on(own, stacks) if checks.same_time(stack.first.echo_time, time)
-        ]
+        found = [stack for stack in _magnitudes_on(own, stacks) if checks.same_time(stack.first.echo_time, time)]
         if not found:
             return []
         # scanners store the magnitude right before or after its phase
@@ -153,18 +143,14 @@ def _magnitudes_on(phase: Stack, stacks: Sequence[Stack]) -> list[Stack]:
     return same or found
 
 
-def _echo_pair(
-    phase: Sequence[Stack], stacks: Sequence[Stack]
-) -> tuple[tuple[float, float] | None, list[str]]:
+def _echo_pair(phase: Sequence[Stack], stacks: Sequence[Stack]) -> tuple[tuple[float, float] | None, list[str]]:
     """Echo times of a phase difference: one phase, headed as the later of exactly two echoes of magnitude."""
     if len(phase) != 1:
         return None, []
     own = phase[0].first
     found = _magnitudes_on(phase[0], stacks)
     nearest = min((abs(stack.first.series - own.series) for stack in found), default=0)
-    times = sorted(
-        {stack.first.echo_time for stack in found if abs(stack.first.series - own.series) == nearest}
-    )
+    times = sorted({stack.first.echo_time for stack in found if abs(stack.first.series - own.series) == nearest})
     if len(times) != 2 or not checks.same_time(times[1], own.echo_time):
         return None, []
     if own.sequence.startswith("*fm"):  # Siemens' field mapping stores nothing but the difference
@@ -198,17 +184,13 @@ def _stated_scale(phase: Sequence[Stack]) -> Scale | None:
     scales = {(stack.first.slope, stack.first.intercept) for stack in phase}
     if len(scales) > 1:
         listed = ", ".join(f"{slope:g} and {intercept:g}" for slope, intercept in sorted(scales))
-        raise InputError(
-            f"{phase[0].name}: RescaleSlope and RescaleIntercept differ between echoes ({listed})"
-        )
+        raise InputError(f"{phase[0].name}: RescaleSlope and RescaleIntercept differ between echoes ({listed})")
     if first.rescale_type.lower() in ("mrad", "milliradian", "milliradians", "milliradials"):
         return Scale(0.0, 1000 * TURN, "Phase was taken in milliradians, as RescaleType in the headers says.")
     if first.rescale_type.lower() in ("rad", "radian", "radians"):
         return Scale(0.0, TURN, "Phase was taken in radians, as RescaleType in the headers says.")
     if first.manufacturer.upper().startswith("SIEMENS") and scales == {(2.0, -4096.0)}:
-        said = (
-            "Phase was scaled by pi / 4096, as RescaleSlope 2 and RescaleIntercept -4096 in the headers say."
-        )
+        said = "Phase was scaled by pi / 4096, as RescaleSlope 2 and RescaleIntercept -4096 in the headers say."
         return Scale(0.0, 8192.0, said)
     return None
 
@@ -237,9 +219,7 @@ def _convert(stacks: Sequence[Stack], folder: Path, notes: list[str]) -> list[Im
         made = _dcm2niix(sorted(paths), folder / str(group), stacks[members[0]].name)
         for index in members:
             stack = stacks[index]
-            fitting = (
-                made if len(members) == len(made) == 1 else [path for path in made if _belongs(path, stack)]
-            )
+            fitting = made if len(members) == len(made) == 1 else [path for path in made if _belongs(path, stack)]
             if len(fitting) != 1:
                 raise InputError(f"{stack.name}: dcm2niix made {len(fitting)} images of it, needed one")
             image = replace(read_image(fitting[0], stack.name), sidecar=read_sidecar(fitting[0]))

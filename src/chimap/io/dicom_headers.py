@@ -176,9 +176,7 @@ def check_stack(stack: Stack) -> None:
             and (frame.rows, frame.columns) == (first.rows, first.columns)
         )
         if not alike:
-            raise InputError(
-                f"{stack.name}: slices differ in size or direction, {frame.path} from {first.path}"
-            )
+            raise InputError(f"{stack.name}: slices differ in size or direction, {frame.path} from {first.path}")
         if (frame.slope, frame.intercept) != (first.slope, first.intercept):
             raise InputError(f"{stack.name}: {frame.path} is scaled unlike {first.path}; needed one scale")
     if len(stack.frames) < 2:
@@ -186,9 +184,7 @@ def check_stack(stack: Stack) -> None:
     steps = np.diff([float(frame.position @ first.normal) for frame in stack.frames])
     step = float(np.median(steps))
     if (steps < 1e-3).any():
-        raise InputError(
-            f"{stack.name}: several slices lie at the same place; needed one volume for each echo"
-        )
+        raise InputError(f"{stack.name}: several slices lie at the same place; needed one volume for each echo")
     if np.abs(steps - step).max() > 0.01 * step:
         raise InputError(
             f"{stack.name}: slices are {steps.min():.4g} to {steps.max():.4g} mm apart, so some are missing; "
@@ -213,9 +209,7 @@ def check_conversion(stack: Stack, image: Image) -> list[str]:
         )
     strengths = sidecar.field_strength, first.field_strength
     if strengths[0] and strengths[1] and abs(strengths[0] / strengths[1] - 1) > 1e-2:
-        raise InputError(
-            f"{stack.name}: the converter gives {strengths[0]:g} T, the headers {strengths[1]:g} T"
-        )
+        raise InputError(f"{stack.name}: the converter gives {strengths[0]:g} T, the headers {strengths[1]:g} T")
     shape = np.array(image.data.shape[1:])
     if len(image.data) != 1 or sorted(shape) != sorted((first.columns, first.rows, len(stack.frames))):
         raise InputError(
@@ -299,8 +293,7 @@ def _frames(path: Path, dataset: Dataset) -> Iterator[Frame]:
             rows=int(dataset.Rows),
             columns=int(dataset.Columns),
             position=np.array([float(component) for component in position]),
-            along_row=cosines[:3]
-            * float(spacing[1]),  # PixelSpacing is the distance of rows, then of columns
+            along_row=cosines[:3] * float(spacing[1]),  # PixelSpacing is the distance of rows, then of columns
             along_column=cosines[3:] * float(spacing[0]),
             gap=None if gap is None else float(gap),
             slope=float(value("PixelValueTransformationSequence", "RescaleSlope", 1)),

@@ -121,9 +121,7 @@ def read_volume(path: Path) -> tuple[Volume, np.ndarray]:
     return torch.from_numpy(_one_volume(image)), image.affine
 
 
-def read_mask(
-    path: Path, affine: np.ndarray, shape: Sequence[int], like_name: str
-) -> tuple[Mask, tuple[str, ...]]:
+def read_mask(path: Path, affine: np.ndarray, shape: Sequence[int], like_name: str) -> tuple[Mask, tuple[str, ...]]:
     """Read a mask that must lie on the grid of another image.
 
     Args:
@@ -168,9 +166,7 @@ def write_volume(path: Path, volume: Tensor, affine: np.ndarray, *, description:
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise InputError(f"{path} has to end in .nii.gz or .nii")
     if len(description.encode()) > 79:
-        raise ValueError(
-            f"the description has {len(description.encode())} bytes, NIfTI holds 79: {description}"
-        )
+        raise ValueError(f"the description has {len(description.encode())} bytes, NIfTI holds 79: {description}")
     data = volume.detach().cpu().numpy()
     data = data.astype(np.uint8 if data.dtype == np.bool_ else np.float32)
     if data.ndim == 4:
@@ -213,9 +209,7 @@ def _doubts(image: Nifti1Pair, affine: np.ndarray, name: str) -> tuple[str, ...]
     zooms, sizes = np.asarray(header.get_zooms()[:3], dtype=np.float64), np.asarray(voxel_size(affine))
     if np.abs(zooms / sizes - 1).max() > 1e-3:
         listed = " x ".join(f"{size:.4g}" for size in zooms), " x ".join(f"{size:.4g}" for size in sizes)
-        found.append(
-            f"{short}: the header's voxel size is {listed[0]} mm, the affine's {listed[1]} mm was used."
-        )
+        found.append(f"{short}: the header's voxel size is {listed[0]} mm, the affine's {listed[1]} mm was used.")
     unit = header.get_xyzt_units()[0]
     if unit in ("meter", "micron"):
         found.append(f"{short}: the header says lengths are in {unit}; they were taken in mm.")

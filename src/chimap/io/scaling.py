@@ -70,9 +70,7 @@ def scale_of(
         _within(-math.pi, math.pi, low, high, name, "the sidecar says rad")
         return Scale(0.0, TURN, "Phase was taken in radians, as the sidecar says.")
     if units is not None and units.lower() not in ("arbitrary", "a.u.", "au", "1", "n/a", "none", "us"):
-        raise InputError(
-            f"{name}: the sidecar says Units {units!r}, needed phase in rad or in arbitrary units"
-        )
+        raise InputError(f"{name}: the sidecar says Units {units!r}, needed phase in rad or in arbitrary units")
     return _guess(values, low, high, name)
 
 
@@ -114,17 +112,11 @@ def _guess(values: np.ndarray, low: float, high: float, name: str) -> Scale:
         if whole and high <= 4095 and _reaches(low, high, 0.0, 4095.0):
             return _guessed(2048.0, 4096.0, "integers from 0 to 4095 (12 bit) were taken as one turn")
         if whole and high <= 4095 and low >= -4096 and _reaches(low, high, -4096.0, 4095.0):
-            return _guessed(
-                0.0, 8192.0, "integers from -4096 to 4095 (Siemens, slope 2) were taken as one turn"
-            )
+            return _guessed(0.0, 8192.0, "integers from -4096 to 4095 (Siemens, slope 2) were taken as one turn")
         if _reaches(low, high, -1000 * math.pi, 1000 * math.pi):
-            return _guessed(
-                0.0, 1000 * TURN, "values from -3142 to 3142 (GE, Philips) were taken as milliradians"
-            )
+            return _guessed(0.0, 1000 * TURN, "values from -3142 to 3142 (GE, Philips) were taken as milliradians")
     if share >= WRAPPED_SHARE:
-        turn = (
-            f"values from {low:g} to {high:g}, filled to both ends as in wrapped phase, were taken as a turn"
-        )
+        turn = f"values from {low:g} to {high:g}, filled to both ends as in wrapped phase, were taken as a turn"
         if abs(low + high) <= 0.01 * (high - low):
             return _guessed(0.0, 2 * max(-low, high), turn)
         return _guessed((low + high) / 2, high - low, turn)

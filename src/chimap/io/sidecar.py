@@ -82,9 +82,7 @@ def read_sidecar(image: Path) -> Sidecar:
     numbers = times if isinstance(times, list) else [] if times is None else [times]
     echo_times = tuple(_number(path, "EchoTime", value, "seconds") for value in numbers)
     pair = [
-        _number(path, key, fields[key], "seconds")
-        for key in ("EchoTime1", "EchoTime2")
-        if fields.get(key) is not None
+        _number(path, key, fields[key], "seconds") for key in ("EchoTime1", "EchoTime2") if fields.get(key) is not None
     ]
     checks.echo_times((*echo_times, *pair), str(path))
     strength = fields.get("MagneticFieldStrength")

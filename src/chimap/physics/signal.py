@@ -66,8 +66,7 @@ def intravoxel_dephasing(
         if total_field.shape[axis] > 1:
             across += torch.gradient(total_field, dim=axis)[0].square()
     factors = [
-        torch.exp(across * (-((math.pi * hz_per_ppm(field_strength) * echo_time) ** 2) / 6))
-        for echo_time in echo_times
+        torch.exp(across * (-((math.pi * hz_per_ppm(field_strength) * echo_time) ** 2) / 6)) for echo_time in echo_times
     ]
     return torch.stack(factors, dim=-4)
 

@@ -165,9 +165,7 @@ def _field_figures(scan: Scan, maps: Maps, view: View) -> Iterator[Figure]:
     )
     noise, scale = _relative_noise(maps)
     window = 0.0, figures.round_window(noise[brain], (0.0, 99.0))[1]
-    noise = noise.nan_to_num(
-        posinf=window[1]
-    )  # no information at all: the brightest, where a gap would be black
+    noise = noise.nan_to_num(posinf=window[1])  # no information at all: the brightest, where a gap would be black
     yield Figure(
         "field-noise",
         "Field noise",
@@ -217,8 +215,7 @@ def _histograms(maps: Maps) -> Iterator[Figure]:
 def _first_and_last(scan: Scan) -> list[tuple[int, str]]:
     last = len(scan.echo_times) - 1
     return [
-        (echo, f"echo {echo + 1} of {last + 1} at {1000 * scan.echo_times[echo]:.4g} ms")
-        for echo in sorted({0, last})
+        (echo, f"echo {echo + 1} of {last + 1} at {1000 * scan.echo_times[echo]:.4g} ms") for echo in sorted({0, last})
     ]
 
 
@@ -239,9 +236,7 @@ def _summary(maps: Maps) -> list[tuple[str, str]]:
     rows = [("Mean ± SD", f"{_signed(float(values.double().mean()))} ± {spread:.4f} ppm")]
     shares = (1.0, 5.0, 50.0, 95.0, 99.0)
     found = zip(shares, figures.percentiles(values, shares), strict=True)
-    return rows + [
-        ("Median" if p == 50 else f"Percentile {p:.0f}", f"{_signed(value)} ppm") for p, value in found
-    ]
+    return rows + [("Median" if p == 50 else f"Percentile {p:.0f}", f"{_signed(value)} ppm") for p, value in found]
 
 
 def _volumes(scan: Scan, maps: Maps) -> list[tuple[str, str]]:

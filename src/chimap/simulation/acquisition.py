@@ -89,9 +89,7 @@ def acquire(
     bias = torch.exp(_smooth(head.shape, head.voxel_size, generator, bowl=1.0) * receive_bias)
     offset = _smooth(head.shape, head.voxel_size, generator) + 0.7 if phase_offset else None
     decay = head.r2star * (field_strength / 3)
-    signal = gradient_echo_signal(
-        head.m0 * bias, decay, total_field, echo_times, field_strength, phase_offset=offset
-    )
+    signal = gradient_echo_signal(head.m0 * bias, decay, total_field, echo_times, field_strength, phase_offset=offset)
     if dephasing:
         signal *= intravoxel_dephasing(total_field, head.voxel_size, echo_times, field_strength)
     sigma = float(signal[0].abs()[head.mask].mean()) / snr
@@ -144,9 +142,7 @@ def _far_field(head: Head, near: tuple[slice, ...]) -> Volume:
     field = dipole(far)[near]
     # both grids share their corners here, so voxel centres fall where interpolate puts them
     wide = [n * step for n, step in zip(field.shape, head.step, strict=True)]
-    field = torch.nn.functional.interpolate(
-        field[None, None], size=wide, mode="trilinear", align_corners=False
-    )
+    field = torch.nn.functional.interpolate(field[None, None], size=wide, mode="trilinear", align_corners=False)
     x, y, z = (slice(step, step + n) for step, n in zip(head.step, head.shape, strict=True))
     return field[0, 0, x, y, z]
 

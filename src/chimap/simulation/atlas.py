@@ -100,12 +100,7 @@ def _template(name: str) -> tuple[np.ndarray, list[float]]:
     spec = importlib.util.find_spec("nilearn")
     if spec is None or spec.origin is None:
         raise InputError("the built-in head needs the package nilearn, which is not installed")
-    file = (
-        Path(spec.origin).parent
-        / "datasets"
-        / "data"
-        / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
-    )
+    file = Path(spec.origin).parent / "datasets" / "data" / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
     if not file.is_file():
         raise InputError(f"the built-in head needs nilearn's MNI152 maps; this nilearn has no {file}")
     image = Nifti1Image.from_filename(file)

@@ -110,9 +110,7 @@ def built_in_head(
         raise InputError(f"the head's scale is {head_scale:g}, needed a factor from 0.5 to 1.5")
     generator = torch.Generator().manual_seed(seed)
     turn = _rotation(grid_rotation)
-    place = _Placement(
-        _rotation(head_rotation), head_shift, head_scale, lattice(16.0, generator, channels=3, smooth=3)
-    )
+    place = _Placement(_rotation(head_rotation), head_shift, head_scale, lattice(16.0, generator, channels=3, smooth=3))
     atlas = load_atlas()
     person = Person(
         atlas,
@@ -177,8 +175,7 @@ class _Placement:
         for _ in range(4):  # the bend is slow, so this converges within a tenth of a mm
             straight = atlas - BEND * self.warp.at(straight)
         return (
-            self.rotation @ (straight - torch.tensor(CENTRE)[:, None]) * self.scale
-            + torch.tensor(self.shift)[:, None]
+            self.rotation @ (straight - torch.tensor(CENTRE)[:, None]) * self.scale + torch.tensor(self.shift)[:, None]
         )
 
 

@@ -59,9 +59,7 @@ class Canvas:
         if where is None:
             where = share.nonzero()[:, 0]
             share = share[where]
-        for value, target in zip(
-            (tissue.chi, tissue.m0, tissue.r2star, tissue.variation), self.values, strict=True
-        ):
+        for value, target in zip((tissue.chi, tissue.m0, tissue.r2star, tissue.variation), self.values, strict=True):
             old = target[where]
             target[where] = old + share * (value - old)
         self.labels[where[share > 0.5]] = tissue.label
@@ -110,9 +108,7 @@ def paint_head(canvas: Canvas, person: Person) -> Tensor:
     brain = _brain(canvas, person)
     for name in OUTLINES:
         grid = outlined(name)
-        canvas.paint_shape(
-            name, _point(grid.low), _point(grid.high), lambda p, grid=grid: grid.at(p)[0], both=True
-        )
+        canvas.paint_shape(name, _point(grid.low), _point(grid.high), lambda p, grid=grid: grid.at(p)[0], both=True)
     _small_nuclei(canvas)
     return brain
 
@@ -161,15 +157,9 @@ def _face(canvas: Canvas) -> None:
     shape("bone", (20, -20, -66), (75, 80, -40), lambda p: chain(p, cheek, [6, 5, 3, 3]))
     shape("bone", (-1, 10, -96), (26, 80, -86), lambda p: ellipsoid(p, (0, 44, -91), (22, 32, 3)))  # palate
     shape("bone", (-1, 60, -118), (30, 90, -92), lambda p: chain(p, [(0, 78, -104), (24, 58, -104)], [6, 6]))
-    shape(
-        "bone", (8, -40, -62), (60, 0, -30), lambda p: capsule(p, (14, -14, -46), (56, -34, -42), 8, 11)
-    )  # petrous
-    shape(
-        "bone", (46, -50, -75), (74, -15, -35), lambda p: ellipsoid(p, (58, -32, -52), (11, 13, 19))
-    )  # mastoid
-    shape(
-        "bone", (-1, -30, -60), (16, 30, -28), lambda p: capsule(p, (0, 22, -46), (0, -22, -44), 11, 8)
-    )  # clivus
+    shape("bone", (8, -40, -62), (60, 0, -30), lambda p: capsule(p, (14, -14, -46), (56, -34, -42), 8, 11))  # petrous
+    shape("bone", (46, -50, -75), (74, -15, -35), lambda p: ellipsoid(p, (58, -32, -52), (11, 13, 19)))  # mastoid
+    shape("bone", (-1, -30, -60), (16, 30, -28), lambda p: capsule(p, (0, 22, -46), (0, -22, -44), 11, 8))  # clivus
     shape("bone", (-1, -30, -260), (20, 10, -76), lambda p: _vertebrae(p))
     # orbits: a cone of fat in a shell of bone, the eye at its mouth
     cone = [(32, 64, -38), (18, 28, -36)]
@@ -225,9 +215,7 @@ def _air(canvas: Canvas, person: Person) -> None:
     )
     air((12, 24, -92), (46, 74, -54), lambda p: ellipsoid(p, (29, 48, -73), (14, 18, 16)))  # maxillary
     air((1, 10, -90), (9, 96, -46), lambda p: _nasal_cavity(p))
-    air(
-        (45, -50, -75), (72, -15, -35), lambda p: ellipsoid(p, (58, -32, -53), (8.5, 10, 15)), walls=0.45
-    )  # mastoid
+    air((45, -50, -75), (72, -15, -35), lambda p: ellipsoid(p, (58, -32, -53), (8.5, 10, 15)), walls=0.45)  # mastoid
     air(
         (36, -35, -54),
         (95, -10, -38),
@@ -256,14 +244,10 @@ def _brain(canvas: Canvas, person: Person) -> Tensor:
     canvas.paint("csf", inside.clamp(0, 1), where)
     canvas.paint("grey matter", (grey / (grey + csf).clamp_min(1e-3)).clamp(0, 1) * inside, where)
     canvas.paint("white matter", white, where)
-    stem = chain(
-        points[:, where], [(0, -16, -8), (0, -26, -28), (0, -34, -48), (0, -44, -76)], [11, 15, 10, 7]
-    )
+    stem = chain(points[:, where], [(0, -16, -8), (0, -26, -28), (0, -34, -48), (0, -44, -76)], [11, 15, 10, 7])
     canvas.paint("brain stem", canvas.share(stem) * (grey + white), where)
     cord = [(0, -42, -66), (0, -46, -90), (0, -52, -160), (0, -62, -260)]
-    canvas.paint_shape(
-        "brain stem", (-10, -70, -260), (10, -36, -66), lambda p: chain(p, cord, [6, 5.5, 5, 5])
-    )
+    canvas.paint_shape("brain stem", (-10, -70, -260), (10, -36, -66), lambda p: chain(p, cord, [6, 5.5, 5, 5]))
     capsule_of_brain = [(12, 8, -2), (18, -2, 2), (24, -18, 4), (24, -24, 18), (26, -26, 30)]
     for side in (1.0, -1.0):
         index = canvas.within((min(6 * side, 36 * side), -82, -6), (max(6 * side, 36 * side), 14, 36))
@@ -280,9 +264,7 @@ def _brain(canvas: Canvas, person: Person) -> Tensor:
 def _small_nuclei(canvas: Canvas) -> None:
     shape = partial(canvas.paint_shape, both=True)
 
-    shape(
-        "red nucleus", (0, -26, -14), (10, -14, -3), lambda p: ellipsoid(p, (4.8, -19.5, -8), (3.0, 3.4, 4.4))
-    )
+    shape("red nucleus", (0, -26, -14), (10, -14, -3), lambda p: ellipsoid(p, (4.8, -19.5, -8), (3.0, 3.4, 4.4)))
     nigra = [(6, -13, -15), (9.5, -15, -13), (13, -19.5, -10)]
 
     def crescent(points: Tensor) -> Tensor:

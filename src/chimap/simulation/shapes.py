@@ -21,9 +21,7 @@ def ellipsoid(points: Tensor, centre: Point, radii: Point) -> Tensor:
     return k * (k - 1) / slope.clamp_min(1e-6)
 
 
-def capsule(
-    points: Tensor, start: Point, end: Point, radius: Number, end_radius: Number | None = None
-) -> Tensor:
+def capsule(points: Tensor, start: Point, end: Point, radius: Number, end_radius: Number | None = None) -> Tensor:
     """Distance to a rod with round ends whose radius changes evenly from `start` to `end`."""
     way = [end[i] - start[i] for i in range(3)]
     length = sum(step * step for step in way)

@@ -37,9 +37,7 @@ def _smooth(places: Tensor, first: float, last: float) -> Vein:
         a, b, c, d = ends[i : i + 4]
         n = max(int(torch.linalg.norm(c - b) / 0.4), 1)
         t = (torch.arange(n) / n)[:, None]
-        pieces.append(
-            0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
-        )
+        pieces.append(0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3))
     points = torch.cat([*pieces, places[-1:]])
     return Vein(points, torch.linspace(first, last, len(points)))
 
@@ -95,18 +93,12 @@ def _deep(generator: torch.Generator) -> list[Vein]:
             return [(side * x, y, z) for x, y, z in moved.tolist()]
 
         lines += [
-            _line(
-                mirrored((3, 2, 11), (2.5, -10, 15), (2.5, -24, 15), (1.5, -36, 8)), 0.9, 1.4
-            ),  # internal cerebral
+            _line(mirrored((3, 2, 11), (2.5, -10, 15), (2.5, -24, 15), (1.5, -36, 8)), 0.9, 1.4),  # internal cerebral
             _line(mirrored((5, 26, 8), (3, 14, 9), (3, 2, 11)), 0.5, 0.8),  # septal
             _line(mirrored((21, -18, 20), (17, -8, 18), (10, 0, 13), (3, 2, 11)), 0.6, 0.9),  # thalamostriate
-            _line(
-                mirrored((13, 4, -19), (17, -12, -14), (18, -24, -8), (9, -36, 2), (1.5, -38, 7)), 0.7, 1.2
-            ),  # basal
+            _line(mirrored((13, 4, -19), (17, -12, -14), (18, -24, -8), (9, -36, 2), (1.5, -38, 7)), 0.7, 1.2),  # basal
             _line(mirrored((24, -44, 14), (14, -42, 12), (3, -38, 8)), 0.5, 0.9),  # of the atrium
-            _line(
-                mirrored((14, -62, -36), (9, -50, -24), (4, -42, -6), (1.5, -40, 5)), 0.5, 1.0
-            ),  # of the cerebellum
+            _line(mirrored((14, -62, -36), (9, -50, -24), (4, -42, -6), (1.5, -40, 5)), 0.5, 1.0),  # of the cerebellum
         ]
     return lines
 
@@ -119,9 +111,7 @@ def _cortical(atlas: Atlas, generator: torch.Generator) -> list[Vein]:
             extent = 0.5 + 0.9 * float(torch.rand(1, generator=generator))
             lateral = torch.linspace(0.03, extent, 14)
             # the way wanders along the head: a random walk around the start
-            wander = (
-                angle + (0.06 * torch.randn(14, generator=generator)).cumsum(0) - 0.06 * torch.arange(14) / 3
-            )
+            wander = angle + (0.06 * torch.randn(14, generator=generator)).cumsum(0) - 0.06 * torch.arange(14) / 3
             wander[0] = angle
             directions = _on_midline(wander) * torch.cos(lateral)[:, None]
             directions[:, 0] = side * torch.sin(lateral)
@@ -155,9 +145,7 @@ def _medullary(generator: torch.Generator) -> list[Vein]:
     return lines
 
 
-def vein_share(
-    lines: list[tuple[Tensor, Tensor]], shape: tuple[int, ...], voxel_size: tuple[float, ...]
-) -> Tensor:
+def vein_share(lines: list[tuple[Tensor, Tensor]], shape: tuple[int, ...], voxel_size: tuple[float, ...]) -> Tensor:
     """Share of each voxel that is vein, shape (x, y, z), 0 to 1.
 
     Args:
