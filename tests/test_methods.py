@@ -10,7 +10,7 @@ def test_every_row_points_to_a_function_with_a_source(method):
     assert callable(method.load())
     assert (method.load().__doc__ or "").strip()
     assert method.summary and method.needs and method.cost
-    assert "doi:10." in method.reference or method.reference == "chimap"
+    assert "doi:10." in method.reference
 
 
 def test_names_are_unique_within_a_stage():

@@ -58,18 +58,18 @@ METHODS: tuple[Method, ...] = (
         "mask",
         "chimap.fields.mask:brain_mask",
         "Brain from magnitude and phase quality, without another program",
-        "chimap",
-        ("phase", "magnitude"),
-        "3 s",
+        "after Smith 2002, doi:10.1002/hbm.10062",
+        ("phase", "magnitude (optional)"),
+        "1 s",
     ),
     Method(
         "quality-guided",
         "unwrap",
         "chimap.fields.unwrap:unwrap_quality_guided",
-        "Region growing along the most reliable voxels; exact multiples of 2 pi",
-        "Dymerska et al. 2021, doi:10.1002/mrm.28563",
-        ("phase", "magnitude", "mask", "echo times"),
-        "2 s",
+        "Along the most reliable edges in space, then over echo time; exact whole turns",
+        "after Dymerska et al. 2021, doi:10.1002/mrm.28563",
+        ("phase", "magnitude (optional)", "mask", "echo times"),
+        "1 s",
     ),
     Method(
         "laplacian",
@@ -77,7 +77,7 @@ METHODS: tuple[Method, ...] = (
         "chimap.fields.unwrap:unwrap_laplacian",
         "Poisson equation of the phase; smooth, never fails, not exact",
         "Schofield and Zhu 2003, doi:10.1364/OL.28.001194",
-        ("phase",),
+        ("phase", "mask"),
         "1 s an echo",
     ),
     Method(
@@ -87,7 +87,7 @@ METHODS: tuple[Method, ...] = (
         "Spherical mean values, with smaller spheres towards the rim",
         "Wu et al. 2012, doi:10.1002/mrm.23000",
         ("total field", "mask"),
-        "5 s",
+        "0.5 s",
     ),
     Method(
         "resharp",
@@ -96,7 +96,7 @@ METHODS: tuple[Method, ...] = (
         "Spherical mean values of one radius, regularised deconvolution",
         "Sun and Wilman 2014, doi:10.1002/mrm.24765",
         ("total field", "mask"),
-        "10 s",
+        "2 s",
     ),
     Method(
         "pdf",
@@ -104,8 +104,8 @@ METHODS: tuple[Method, ...] = (
         "chimap.fields.background:pdf",
         "Projection onto dipole fields of sources outside; keeps the rim",
         "Liu et al. 2011, doi:10.1002/nbm.1670",
-        ("total field", "mask", "field noise"),
-        "20 s",
+        ("total field", "mask", "field noise (optional)"),
+        "6 s",
     ),
     Method(
         "tkd",
@@ -150,7 +150,7 @@ METHODS: tuple[Method, ...] = (
         "Total variation by ADMM: piecewise smooth, few streaks",
         "Bilgic et al. 2014, doi:10.1002/mrm.25029; Milovic et al. 2018, doi:10.1002/mrm.27073",
         ("local field", "mask", "magnitude (optional)"),
-        "10 s",
+        "1.5 s",
     ),
 )
 

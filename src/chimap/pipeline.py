@@ -12,7 +12,7 @@ from chimap import methods
 from chimap.arrays import Mask, Shape, Triple, Volume
 from chimap.errors import InputError
 from chimap.fields import echoes
-from chimap.fields.mask import erode
+from chimap.fields.mask import drop_noisy, erode
 from chimap.linalg import bounding_box
 from chimap.physics.dipole import DipoleModel
 from chimap.plan import Plan
@@ -90,6 +90,15 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
         total_field, noise = echoes.combine_echoes(
             unwrapped, scan.magnitude, brain, scan.echo_times, scan.field_strength
         )
+        if scan.mask is None:
+            reliable = drop_noisy(brain, noise, plan.noise_limit)
+            lost = 1 - float(reliable.sum() / brain.sum())
+            brain, total_field = reliable, total_field * reliable
+            noise = noise.masked_fill(~reliable, torch.inf)
+            notes.append(
+                f"Of that mask, {100 * lost:.1f} % of the voxels were given up: their field is more than "
+                f"{plan.noise_limit:g} times as noisy as the median."
+            )
 
     with stage("background removal"):
         grid = DipoleModel(scan.shape, scan.voxel_size, scan.b0_direction, padding=0).to(total_field.device)

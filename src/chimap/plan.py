@@ -17,6 +17,8 @@ class Plan:
         background: Background field removal.
         inversion: From local field to chi.
         reference: "mask": the mean of chi in the mask is made zero; "none": left as the inversion gives it.
+        noise_limit: Voxels whose field is noisier than this many times the median leave the mask, where the mask is
+            the package's own; a user's mask stays as it is.
         erosion: Shave this much [mm] off the brain mask before the background is removed.
         settings: {method: {parameter: value}}.
     """
@@ -26,6 +28,7 @@ class Plan:
     background: str = "vsharp"
     inversion: str = "tv"
     reference: Literal["mask", "none"] = "mask"
+    noise_limit: float = 5.0
     erosion: float = 0.0
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from chimap.errors import InputError
-from chimap.fields.mask import brain_mask, erode, fill_holes
+from chimap.fields.mask import brain_mask, drop_noisy, erode, fill_holes
 from chimap.fields.quality import phase_quality
 
 TIMES = (0.006, 0.014, 0.022)
@@ -260,3 +260,17 @@ def test_a_real_block_inside_a_brain_is_kept(shared_data):
     )
     phase = (phase * (math.pi / phase.abs().max())).contiguous()
     assert brain_mask(phase, magnitude.contiguous(), (0.01, 0.02, 0.03), (0.469, 0.469, 1.0)).float().mean() > 0.98
+
+
+def test_noisy_voxels_leave_at_the_rim_and_stay_inside():
+    mask = torch.zeros(20, 20, 20, dtype=torch.bool)
+    mask[4:16, 4:16, 4:16] = True
+    noise = torch.ones(20, 20, 20)
+    noise[4:6, 4:16, 4:16] = 9  # a slab at the rim
+    noise[10, 10, 10] = 9  # a dark vein inside
+    noise[~mask] = torch.inf
+    kept = drop_noisy(mask, noise, 5.0)
+    expected = mask.clone()
+    expected[4:6] = False
+    assert torch.equal(kept, expected)
+    assert torch.equal(drop_noisy(mask, noise, 10.0), mask)

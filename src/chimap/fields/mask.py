@@ -123,6 +123,26 @@ def erode(mask: Mask, radius: float, voxel_size: Triple) -> Mask:
     return result
 
 
+def drop_noisy(mask: Mask, field_noise: Volume, limit: float) -> Mask:
+    """The mask without its voxels of unreliable field: holes stay filled, crumbs go.
+
+    Skull, air and dropout above the sinuses have phase that means nothing; a few such voxels at the rim spoil what
+    lies millimetres around them, in background removal as in the inversion.
+
+    Args:
+        mask: Shape (x, y, z).
+        field_noise: Of the total field, in any unit.
+        limit: Most noise, as a multiple of the median in the mask.
+
+    Returns:
+        A part of `mask`; all of it where nothing would be left.
+    """
+    kept = mask & (field_noise <= limit * field_noise[mask].median())
+    if not kept.any():
+        return mask
+    return fill_holes(largest_part(kept)) & mask
+
+
 def fill_holes(mask: Mask) -> Mask:
     """Add what the mask encloses. A hole cut open by a face of the grid is one if the face encloses it.
 

@@ -102,7 +102,10 @@ def methods_paragraph(scan: Scan, maps: Maps, plan: Plan) -> str:
     if "mask" in by_stage:
         source = "magnitude and phase" if scan.magnitude is not None else "phase"
         mask = by_stage["mask"]
-        sentences.append(f"The brain was masked automatically from {source}{_in_brackets(mask)}.")
+        sentences.append(
+            f"The brain was masked automatically from {source}{_in_brackets(mask)}; voxels whose field was more than "
+            f"{plan.noise_limit:g} times as noisy as the median were left out."
+        )
     else:
         sentences.append("The brain mask was supplied by the user.")
     if plan.erosion > 0:
