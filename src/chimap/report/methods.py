@@ -14,19 +14,18 @@ STAGES: tuple[Stage, ...] = ("mask", "unwrap", "background", "inversion")
 
 # Names as papers write them, where that is not the name on the command line.
 _NAMES = {
+    "brain": "a surface grown from inside the brain",
     "laplacian": "the Laplacian method",
     "quality-guided": "quality-guided region growing",
     "vsharp": "V-SHARP",
     "resharp": "RESHARP",
     "pdf": "PDF",
-    "tkd": "truncated k-space division (TKD)",
+    "tkd": "thresholded k-space division (TKD)",
     "tsvd": "truncated singular value decomposition (TSVD)",
     "tikhonov": "closed-form Tikhonov regularisation",
     "l2": "closed-form regularisation of the gradient (L2)",
     "tv": "total variation regularisation (TV)",
 }
-
-_NOT_SETTINGS = {"progress"}  # a callback, which changes no result
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def methods_used(scan: Scan, plan: Plan) -> list[UsedMethod]:
         if stage == "mask" and scan.mask is not None:
             continue
         method = find(getattr(plan, stage), stage)
-        defaults = {name: value for name, value in method.parameters().items() if name not in _NOT_SETTINGS}
+        defaults = method.parameters()
         parameters = {**defaults, **plan.settings.get(method.name, {})}
         changed = {name: default for name, default in defaults.items() if parameters[name] != default}
         used.append(UsedMethod(method, parameters, changed))
@@ -101,9 +100,8 @@ def methods_paragraph(scan: Scan, maps: Maps, plan: Plan) -> str:
     ]
     if "mask" in by_stage:
         source = "magnitude and phase" if scan.magnitude is not None else "phase"
-        mask = by_stage["mask"]
         sentences.append(
-            f"The brain was masked automatically from {source}{_in_brackets(mask)}; voxels whose field was more than "
+            f"The brain was masked from {source} with {named('mask')}; voxels whose field was more than "
             f"{plan.noise_limit:g} times as noisy as the median were left out."
         )
     else:
