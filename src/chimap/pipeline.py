@@ -77,7 +77,7 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
             offset = echoes.phase_offset(phase, scan.magnitude, brain, scan.echo_times, scan.voxel_size)
             phase = torch.remainder(phase - offset + math.pi, 2 * math.pi) - math.pi
             notes.append("A smooth phase offset common to all echoes was estimated and removed.")
-        else:
+        elif not scan.phase_difference:
             warnings.append(
                 "There is one echo: the part of the phase that does not grow with echo time (coils, eddy "
                 "currents) cannot be told from field, and background removal has to take it out."

@@ -24,6 +24,7 @@ class Scan:
         b0_direction: Unit vector of B0 in voxel axes.
         affine: Voxel index to scanner coordinates [mm], 4 x 4; results are written with it.
         mask: The user's brain mask, shape (x, y, z), or None.
+        phase_difference: The phase is that of one echo minus that of another, so it holds no offset of the coils.
         notes: What was read and converted on the way in, one sentence each.
         warnings: What was assumed without being stated by the input, one sentence each.
         files: Input files, for checksums.
@@ -37,6 +38,7 @@ class Scan:
     b0_direction: Triple = (0.0, 0.0, 1.0)
     affine: np.ndarray = field(default_factory=lambda: np.eye(4))
     mask: Mask | None = None
+    phase_difference: bool = False
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     files: tuple[str, ...] = ()

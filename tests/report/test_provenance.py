@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from chimap.report.provenance import provenance, write_provenance, write_whole
+from chimap.report.provenance import provenance, write_provenance
 
 COMMAND = [
     "chimap",
@@ -70,10 +70,10 @@ def test_infinity_has_a_name_in_json(scan, maps, plan, tmp_path):
     assert record["methods"]["inversion"]["parameters"]["tolerance"] == "inf"
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
-    path = tmp_path / "report.html"
-    write_whole(path, "old")
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(scan, maps, plan, tmp_path):
+    path = tmp_path / "provenance.json"
+    path.write_text("old")
     with pytest.raises(UnicodeEncodeError):
-        write_whole(path, "new \ud800")
+        write_provenance(path, scan, replace(maps, notes=("new \ud800",)), plan, command=[])
     assert path.read_text() == "old"
-    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+    assert [file.name for file in tmp_path.iterdir()] == ["provenance.json"]

@@ -127,6 +127,7 @@ def assemble(
         b0_direction=direction,
         affine=first.affine,
         mask=mask,
+        phase_difference=difference,
         notes=tuple(notes),
         warnings=tuple(warnings),
         files=tuple(files),

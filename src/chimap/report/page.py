@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 
 from chimap.arrays import Volume
+from chimap.io.output import whole_file
 from chimap.plan import Plan
 from chimap.report import figures
 from chimap.report.figures import Window
 from chimap.report.methods import methods_paragraph, methods_used, references, shown
-from chimap.report.provenance import versions, without_folders, write_whole
+from chimap.report.provenance import versions, without_folders
 from chimap.report.view import View, view_of
 from chimap.scan import Maps, Scan
 
@@ -104,7 +105,8 @@ def write_report(
         seconds=_seconds(maps),
         versions=versions(),
     )
-    write_whole(path, text)
+    with whole_file(path) as target:
+        target.write_text(text, encoding="utf-8")
 
 
 def _input_figures(scan: Scan, maps: Maps, view: View) -> Iterator[Figure]:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import platform
 import re
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from chimap import __version__
+from chimap.io.output import whole_file
 from chimap.plan import Plan
 from chimap.report.methods import methods_used
 from chimap.scan import Maps, Scan
@@ -78,19 +78,8 @@ def write_provenance(
     record = provenance(scan, maps, plan, command=command, seed=seed)
     text = json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     text = re.sub(r"\[\n[-+.\deE,\s]+\]", lambda row: "[" + " ".join(row[0][1:-1].split()) + "]", text)
-    write_whole(path, text + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a run that is stopped leaves the old file or none, never half of one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as target:
+        target.write_text(text + "\n", encoding="utf-8")
 
 
 def versions() -> dict[str, str]:
