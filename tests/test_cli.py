@@ -75,6 +75,22 @@ def test_run_without_a_mask_and_with_the_quick_plan(files, tmp_path, simulated):
     assert metrics.correlation(chi, truth.chi, mask & truth.mask) > 0.3
 
 
+def test_a_mask_of_the_user_changes_only_when_asked(files, tmp_path, simulated):
+    folder, written = files
+    mask = str(folder / "mask.nii.gz")
+    brains = []
+    for name, extra in (("as it is", []), ("limited", ["--noise-limit", "1.5"]), ("shaved", ["--erosion", "4"])):
+        output = tmp_path / name
+        assert main([*run_arguments(written, output), "--mask", mask, "--method", "tkd", *extra]) == 0
+        brains.append(load(output / "brain_mask.nii.gz") > 0)
+        said = json.loads((output / "provenance.json").read_text())
+        assert said["mask_noise_limit"] == (1.5 if name == "limited" else None)
+    truth = simulated[1].mask
+    assert torch.equal(brains[0], truth)
+    for brain in brains[1:]:
+        assert brain.sum() < truth.sum() and not (brain & ~truth).any()
+
+
 def test_the_wrong_sign_turns_chi_around(files, tmp_path, simulated):
     folder, written = files
     output = tmp_path / "output"

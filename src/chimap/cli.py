@@ -66,6 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--unwrap", choices=methods.names("unwrap"))
     plan.add_argument("--background", choices=methods.names("background"))
     plan.add_argument("--erosion", type=float, metavar="MM", help="shave the brain mask first")
+    plan.add_argument(
+        "--noise-limit",
+        type=float,
+        metavar="X",
+        help="drop voxels of the mask whose field is X times as noisy as the median; 5 for chimap's own mask, "
+        "a mask of yours is left alone unless this is given",
+    )
     plan.add_argument("--reference", choices=("mask", "none"), help="what chi is relative to: its mean in the mask")
     _add_settings(plan)
     run.add_argument("--output", type=Path, required=True, metavar="DIR")
@@ -127,6 +134,7 @@ def _run(options: argparse.Namespace, command: list[str]) -> None:
         unwrap=options.unwrap,
         background=options.background,
         erosion=options.erosion,
+        noise_limit=options.noise_limit,
         reference=options.reference,
         settings=methods.settings_from_text(options.set),
     )

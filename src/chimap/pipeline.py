@@ -90,14 +90,15 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
         total_field, noise = echoes.combine_echoes(
             unwrapped, scan.magnitude, brain, scan.echo_times, scan.field_strength
         )
-        if scan.mask is None:
-            reliable = drop_noisy(brain, noise, plan.noise_limit)
+        limit = plan.noise_limit_for(own_mask=scan.mask is None)
+        if limit is not None:
+            reliable = drop_noisy(brain, noise, limit)
             lost = 1 - float(reliable.sum() / brain.sum())
             brain, total_field = reliable, total_field * reliable
             noise = noise.masked_fill(~reliable, torch.inf)
             notes.append(
                 f"Of that mask, {100 * lost:.1f} % of the voxels were given up: their field is more than "
-                f"{plan.noise_limit:g} times as noisy as the median."
+                f"{limit:g} times as noisy as the median."
             )
 
     with stage("background removal"):

@@ -17,8 +17,8 @@ class Plan:
         background: Background field removal.
         inversion: From local field to chi.
         reference: "mask": the mean of chi in the mask is made zero; "none": left as the inversion gives it.
-        noise_limit: Voxels whose field is noisier than this many times the median leave the mask, where the mask is
-            the package's own; a user's mask stays as it is.
+        noise_limit: Voxels whose field is noisier than this many times the median leave the mask. None: the package's
+            own mask gives up voxels beyond 5 times the median, a user's mask stays as it is.
         erosion: Shave this much [mm] off the brain mask before the background is removed.
         settings: {method: {parameter: value}}.
     """
@@ -28,9 +28,13 @@ class Plan:
     background: str = "vsharp"
     inversion: str = "tv"
     reference: Literal["mask", "none"] = "mask"
-    noise_limit: float = 5.0
+    noise_limit: float | None = None
     erosion: float = 0.0
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def noise_limit_for(self, *, own_mask: bool) -> float | None:
+        """The limit that applies, to a mask that the package made or to one of the user's."""
+        return 5.0 if self.noise_limit is None and own_mask else self.noise_limit
 
 
 PLANS = {

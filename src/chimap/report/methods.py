@@ -100,12 +100,12 @@ def methods_paragraph(scan: Scan, maps: Maps, plan: Plan) -> str:
     ]
     if "mask" in by_stage:
         source = "magnitude and phase" if scan.magnitude is not None else "phase"
-        sentences.append(
-            f"The brain was masked from {source} with {named('mask')}; voxels whose field was more than "
-            f"{plan.noise_limit:g} times as noisy as the median were left out."
-        )
+        sentences.append(f"The brain was masked from {source} with {named('mask')}.")
     else:
         sentences.append("The brain mask was supplied by the user.")
+    limit = plan.noise_limit_for(own_mask=scan.mask is None)
+    if limit is not None:
+        sentences.append(f"Voxels whose field was more than {limit:g} times as noisy as the median were left out.")
     if plan.erosion > 0:
         sentences.append(f"The mask was eroded by {plan.erosion:g} mm.")
     if echoes > 1:

@@ -50,7 +50,7 @@ def provenance(
             "magnitude": scan.magnitude is not None,
         },
         "mask": "the user's" if scan.mask is not None else f"chimap's method {plan.mask}",
-        "mask_noise_limit": None if scan.mask is not None else plan.noise_limit,
+        "mask_noise_limit": plan.noise_limit_for(own_mask=scan.mask is None),
         "mask_erosion_mm": plan.erosion,
         "chi_reference": plan.reference,
         "methods": {
