@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from chimap.arrays import Echoes, Mask, Shape, Triple, Volume
 from chimap.errors import InputError
@@ -30,14 +31,14 @@ class Scan:
         files: Input files, for checksums.
     """
 
-    phase: Echoes
-    magnitude: Echoes | None
+    phase: Tensor  # not `Echoes`: a wrong shape is found by `check`, which says it in a sentence
+    magnitude: Tensor | None
     echo_times: tuple[float, ...]
     field_strength: float
     voxel_size: Triple
     b0_direction: Triple = (0.0, 0.0, 1.0)
     affine: np.ndarray = field(default_factory=lambda: np.eye(4))
-    mask: Mask | None = None
+    mask: Tensor | None = None
     phase_difference: bool = False
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

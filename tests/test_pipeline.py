@@ -1,0 +1,91 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from chimap import metrics
+from chimap.errors import InputError
+from chimap.pipeline import STAGES, invert, missing_margin, reconstruct
+from chimap.plan import PLANS, Plan
+from chimap.simulation.acquisition import acquire
+from chimap.simulation.head import built_in_head
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    """A head in an oblique slab with voxels that are not cubes and sizes that are odd."""
+    head = built_in_head((57, 67, 45), (3.2, 3.2, 4.0), grid_rotation=(0.6, -0.1, 0.0), seed=1)
+    scan, truth = acquire(head, snr=80.0, seed=1)
+    return replace(scan, mask=truth.mask), truth
+
+
+@pytest.mark.parametrize("name", list(PLANS))
+def test_every_plan_finds_chi(simulated, name):
+    scan, truth = simulated
+    seen = []
+    maps = reconstruct(scan, PLANS[name], on_stage=seen.append)
+    assert tuple(seen) == STAGES == tuple(maps.seconds)
+    assert metrics.correlation(maps.chi, truth.chi, maps.mask) > 0.55
+    assert 0.3 < metrics.slope(maps.chi, truth.chi, maps.mask) < 1.3
+    assert abs(float(maps.chi[maps.mask].mean())) < 1e-5  # the reference
+    assert maps.chi[~maps.mask].abs().max() == 0
+    assert not (maps.mask & ~scan.mask).any()
+
+
+def test_the_total_field_is_right_in_ppm(simulated):
+    scan, truth = simulated
+    maps = reconstruct(scan, Plan(inversion="tkd"))
+    difference = (maps.total_field - truth.total_field)[truth.mask]
+    difference = difference - difference.median()
+    assert difference.abs().median() < 0.03 * truth.total_field[truth.mask].std()
+
+
+def test_a_wrong_direction_of_b0_makes_chi_worse(simulated):
+    scan, truth = simulated
+    right = reconstruct(scan, Plan(inversion="tkd"))
+    wrong = reconstruct(replace(scan, b0_direction=(1.0, 0.0, 0.0)), Plan(inversion="tkd"))
+    error = [metrics.dnrmse(maps.chi, truth.chi, maps.mask) for maps in (right, wrong)]
+    assert error[1] > 1.5 * error[0]
+
+
+def test_flipping_the_image_flips_chi(simulated):
+    """An x axis that runs the other way: the first component of B0 changes sign with it, and so does chi's axis."""
+    scan, _ = simulated
+    x, y, z = scan.b0_direction
+    plan = Plan(unwrap="laplacian", inversion="tkd")
+    once = reconstruct(scan, plan).chi
+    flipped = replace(
+        scan,
+        phase=scan.phase.flip(1),
+        magnitude=scan.magnitude.flip(1),
+        mask=scan.mask.flip(0),
+        b0_direction=(-x, y, z),
+    )
+    again = reconstruct(flipped, plan).chi.flip(0)
+    assert metrics.correlation(again, once, scan.mask) > 0.999
+
+
+def test_one_echo_gives_a_warning_unless_it_is_a_difference(simulated):
+    scan, _ = simulated
+    one = replace(scan, phase=scan.phase[2:3], magnitude=scan.magnitude[2:3], echo_times=scan.echo_times[2:3])
+    assert any("one echo" in warning for warning in reconstruct(one, Plan(inversion="tkd")).warnings)
+    difference = replace(one, phase_difference=True)
+    assert reconstruct(difference, Plan(inversion="tkd")).warnings == ()
+
+
+def test_an_unusable_scan_and_unknown_methods_are_refused(simulated):
+    scan, truth = simulated
+    with pytest.raises(InputError, match="milliseconds"):
+        reconstruct(replace(scan, echo_times=tuple(1000 * time for time in scan.echo_times)))
+    with pytest.raises(InputError, match="no background method"):
+        reconstruct(scan, Plan(background="magic"))
+    with pytest.raises(InputError, match="nothing of the mask is left"):
+        reconstruct(scan, Plan(erosion=500.0))
+    with pytest.raises(InputError, match="the mask is empty"):
+        invert(truth.local_field, torch.zeros_like(truth.mask), (1.0, 1.0, 1.0), (0.0, 0.0, 1.0))
+
+
+def test_room_is_added_only_where_the_mask_is_near_its_own_image():
+    mask = torch.zeros(40, 40, 10, dtype=torch.bool)
+    mask[10:30, 2:38, :] = True
+    assert missing_margin(mask, (1.0, 1.0, 3.0)) == (0, 11, 5)  # 15 mm wanted; 20, 4 and 0 voxels are there
