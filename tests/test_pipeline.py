@@ -88,4 +88,4 @@ def test_an_unusable_scan_and_unknown_methods_are_refused(simulated):
 def test_room_is_added_only_where_the_mask_is_near_its_own_image():
     mask = torch.zeros(40, 40, 10, dtype=torch.bool)
     mask[10:30, 2:38, :] = True
-    assert missing_margin(mask, (1.0, 1.0, 3.0)) == (0, 11, 5)  # 15 mm wanted; 20, 4 and 0 voxels are there
+    assert missing_margin(mask, (1.0, 1.0, 3.0)) == (0, 6, 4)  # 10 mm wanted; 20, 4 and 0 voxels are there

@@ -169,7 +169,7 @@ def invert(
     return methods.call(found, settings or {}, *arguments)
 
 
-MARGIN = 15.0  # mm between the mask and its own periodic image
+MARGIN = 10.0  # mm between the mask and its own periodic image
 
 
 def missing_margin(mask: Mask, voxel_size: Triple) -> Shape:
