@@ -13,6 +13,7 @@ from chimap.arrays import Mask, Shape, Triple, Volume
 from chimap.errors import InputError
 from chimap.fields import echoes
 from chimap.fields.mask import drop_noisy, erode
+from chimap.fields.tree import wrap
 from chimap.linalg import bounding_box
 from chimap.physics.dipole import DipoleModel
 from chimap.plan import Plan
@@ -75,7 +76,7 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
         phase = scan.phase
         if len(scan.echo_times) > 1:
             offset = echoes.phase_offset(phase, scan.magnitude, brain, scan.echo_times, scan.voxel_size)
-            phase = torch.remainder(phase - offset + math.pi, 2 * math.pi) - math.pi
+            phase = wrap(phase - offset)
             notes.append("A smooth phase offset common to all echoes was estimated and removed.")
         elif not scan.phase_difference:
             warnings.append(
