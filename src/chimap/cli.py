@@ -116,7 +116,7 @@ def _add_settings(group: argparse._ActionsContainer) -> None:
         action="append",
         default=[],
         metavar="METHOD.PARAMETER=VALUE",
-        help="change a parameter, such as tv.regularisation=1e-3; see the methods table in the documentation",
+        help="change a parameter, such as tv.regularisation=1e-3; an unknown PARAMETER is answered with the known ones",
     )
 
 

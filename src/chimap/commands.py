@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -55,7 +54,7 @@ def run(
         mask=mask,
         echo_times=echo_times,
         field_strength=field_strength,
-        b0_direction=None if b0_direction is None else _triple(b0_direction),
+        b0_direction=None if b0_direction is None else (b0_direction[0], b0_direction[1], b0_direction[2]),
         phase_range=None if phase_range is None else (phase_range[0], phase_range[1]),
         phase_sign=phase_sign,
     )
@@ -96,7 +95,7 @@ def invert(
     _tell(notes)
     field = _in_ppm(field, inside, units, field_strength, echo_time, name=str(local_field))
     size = space.voxel_size(affine)
-    b0 = space.b0_from_affine(affine) if b0_direction is None else _triple(b0_direction)
+    b0 = space.b0_from_affine(affine) if b0_direction is None else space.b0_from_user(b0_direction)
     weight = None
     if magnitude is not None:
         weight, magnitude_affine = nifti.read_volume(magnitude)
@@ -262,14 +261,6 @@ def _in_ppm(
             "give --units hz or rad, or --units ppm if it is in ppm"
         )
     return field
-
-
-def _triple(values: Sequence[float]) -> Triple:
-    x, y, z = (float(value) for value in values)
-    norm = float(np.linalg.norm((x, y, z)))
-    if not norm > 0:
-        raise InputError(f"--b0-dir is {x:g} {y:g} {z:g}: a direction needs a length")
-    return x / norm, y / norm, z / norm
 
 
 @contextmanager

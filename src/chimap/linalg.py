@@ -34,10 +34,15 @@ def laplacian_spectrum(shape: Shape, voxel_size: Triple, *, device: torch.device
     terms = []
     for axis, (n, size) in enumerate(zip(shape, voxel_size, strict=True)):
         k = torch.arange(n // 2 + 1 if axis == 2 else n, device=device, dtype=torch.float64)
-        view = [1, 1, 1]
-        view[axis] = -1
-        terms.append((2 * torch.sin(torch.pi * k / n) / size).square().reshape(view))
+        terms.append(along_axis((2 * torch.sin(torch.pi * k / n) / size).square(), axis))
     return (terms[0] + terms[1] + terms[2]).float()
+
+
+def along_axis(values: Tensor, axis: int) -> Tensor:
+    """A vector shaped to broadcast along axis 0, 1 or 2 of (x, y, z)."""
+    view = [1, 1, 1]
+    view[axis] = -1
+    return values.reshape(view)
 
 
 def rfft(volume: Volume, shape: Sequence[int] | None = None) -> Tensor:

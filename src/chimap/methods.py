@@ -42,6 +42,10 @@ class Method:
         module, function = self.function.split(":")
         return getattr(importlib.import_module(module), function)
 
+    def takes(self, argument: str) -> bool:
+        """Whether the function has an argument of that name."""
+        return argument in inspect.signature(self.load()).parameters
+
     def parameters(self) -> dict[str, Any]:
         """Keyword-only parameters of the function with a number as default: what a user may set."""
         signature = inspect.signature(self.load())

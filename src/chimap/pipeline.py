@@ -165,7 +165,7 @@ def invert(
         tuple(local_field.shape), voxel_size, b0_direction, padding=missing_margin(mask, voxel_size)
     ).to(local_field.device)
     arguments: list[Any] = [local_field, mask, dipole]
-    if magnitude is not None and "magnitude (optional)" in found.needs:
+    if magnitude is not None and found.takes("weight"):
         arguments.append(magnitude / magnitude[mask].mean() * mask)
     return methods.call(found, settings or {}, *arguments)
 

@@ -13,6 +13,7 @@ from chimap.arrays import Mask, Triple, Volume
 from chimap.errors import InputError
 from chimap.linalg import bounding_box, conjugate_gradient, crop, fast_shape, irfft, rfft
 from chimap.physics.dipole import DipoleModel
+from chimap.physics.shim import shim_field
 
 
 def vsharp(
@@ -54,7 +55,7 @@ def vsharp(
     voxel_size = dipole.voxel_size
     smallest = max(smallest_radius, max(voxel_size))
     steps = torch.linspace(max(largest_radius, smallest), smallest, max(radii, 1)).tolist()
-    box, shape = _box(mask, voxel_size, margin=0.0, padding=steps[0])
+    box, shape = _box(mask, voxel_size, steps[0])
     inside, field = mask[box], total_field[box] * mask[box]
     grid = field.shape
     field_spectrum, mask_spectrum = rfft(field, shape), rfft(inside.to(field.dtype), shape)
@@ -113,7 +114,7 @@ def resharp(
         Sun and Wilman 2014, doi:10.1002/mrm.24765.
     """
     radius = max(radius, max(dipole.voxel_size))
-    box, shape = _box(mask, dipole.voxel_size, margin=0.0, padding=radius)
+    box, shape = _box(mask, dipole.voxel_size, radius)
     inside, field = mask[box], total_field[box] * mask[box]
     sphere = sphere_spectrum(shape, dipole.voxel_size, radius, like=field)
     valid = crop(irfft(rfft(inside.to(field.dtype), shape) * sphere, shape), field.shape) > 1 - 1e-4
@@ -189,33 +190,6 @@ def pdf(
     return _place(local, box, total_field), mask.clone()
 
 
-def shim_field(field: Volume, weight: Volume, voxel_size: Triple) -> Volume:
-    """The harmonic polynomial of second order (constant, 3 linear, 5 quadratic terms) that fits the field best.
-
-    Args:
-        field: [ppm], shape (x, y, z).
-        weight: Of the squared misfit, zero where the field is not known.
-        voxel_size: [mm].
-
-    Returns:
-        [ppm], on the whole grid.
-    """
-    axes = []
-    for axis, (n, size) in enumerate(zip(field.shape, voxel_size, strict=True)):
-        view = [1, 1, 1]
-        view[axis] = -1
-        axes.append(((torch.arange(n, device=field.device) - (n - 1) / 2) * size / 100).reshape(view))
-    x, y, z = axes
-    terms = [x * 0 + 1, x, y, z, x * y, x * z, y * z, x**2 - y**2, 2 * z**2 - x**2 - y**2]
-    basis = torch.stack([term.to(field.dtype).expand(field.shape) for term in terms])
-    known = weight > 0
-    columns = basis[:, known].double()
-    weighted = columns * weight[known].double()
-    scale = torch.eye(len(terms), dtype=torch.float64, device=field.device) * 1e-9 * weighted[0].sum()
-    coefficients = torch.linalg.solve(weighted @ columns.T + scale, weighted @ field[known].double())
-    return torch.einsum("t,txyz->xyz", coefficients.to(field.dtype), basis)
-
-
 def sphere_spectrum(shape: tuple[int, int, int], voxel_size: Triple, radius: float, *, like: Tensor) -> Tensor:
     """Transform of a sphere whose voxels sum to 1, centred on the first voxel; real, on the half spectrum.
 
@@ -248,11 +222,9 @@ def _relative_weight(field_noise: Volume, mask: Mask, box: tuple[slice, slice, s
     return (weight / weight[mask[box]].median()).clamp(0.5, 2) * mask[box]
 
 
-def _box(
-    mask: Mask, voxel_size: Triple, *, margin: float, padding: float
-) -> tuple[tuple[slice, slice, slice], tuple[int, int, int]]:
-    """Bounding box grown by `margin` [mm] and a fast grid with at least `padding` [mm] of zeros behind it."""
-    box = bounding_box(mask, [math.ceil(margin / size) for size in voxel_size])
+def _box(mask: Mask, voxel_size: Triple, padding: float) -> tuple[tuple[slice, slice, slice], tuple[int, int, int]]:
+    """Bounding box and a fast grid with at least `padding` [mm] of zeros behind it."""
+    box = bounding_box(mask)
     sides = [part.stop - part.start for part in box]
     return box, fast_shape([n + math.ceil(padding / size) + 1 for n, size in zip(sides, voxel_size, strict=True)])
 

@@ -287,18 +287,14 @@ def _b0_direction(image: Image, told: Told, notes: list[str], warnings: list[str
     if told.b0_direction is None:
         notes.append(f"B0 lies along {_listed(from_affine)} in voxel axes, from the affine of {image.short}.")
         return from_affine
-    given = tuple(float(component) for component in told.b0_direction)
-    norm = math.sqrt(sum(component**2 for component in given))
-    if len(given) != 3 or not (math.isfinite(norm) and norm > 0):
-        raise InputError(f"--b0-dir is {_listed(given)}, needed a direction in voxel axes, such as 0 0 1")
-    x, y, z = (component / norm for component in given)
+    x, y, z = space.b0_from_user(told.b0_direction)
     notes.append(f"B0 lies along {_listed((x, y, z))} in voxel axes, as the user said.")
     # the sign of B0 makes no difference
     cosine = abs(x * from_affine[0] + y * from_affine[1] + z * from_affine[2])
     angle = math.degrees(math.acos(min(cosine, 1)))
     if angle > 5:
         warnings.append(
-            f"--b0-dir {_listed(given)} lies {angle:.0f} degrees from the affine's direction "
+            f"--b0-dir {_listed(told.b0_direction)} lies {angle:.0f} degrees from the affine's direction "
             f"{_listed(from_affine)}: the former was used."
         )
     return x, y, z

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from chimap.arrays import Shape, Triple, Volume
-from chimap.linalg import crop, fast_shape, irfft, rfft
+from chimap.linalg import along_axis, crop, fast_shape, irfft, rfft
 
 
 def dipole_kernel(
@@ -36,7 +36,7 @@ def dipole_kernel(
     References:
         Salomir et al. 2003, doi:10.1002/cmr.b.10083; Marques and Bowtell 2005, doi:10.1002/cmr.b.20034.
     """
-    b = _unit(b0_direction)
+    b = unit_vector(b0_direction)
     k, odd = [], []  # `odd` is k without its Nyquist entry: what survives averaging +k and -k in k_i * k_j
     for axis, (n, size) in enumerate(zip(shape, voxel_size, strict=True)):
         frequency = torch.fft.fftfreq(n, d=size, dtype=torch.float64, device=device)
@@ -45,10 +45,8 @@ def dipole_kernel(
         without = frequency.clone()
         if n % 2 == 0:
             without[n // 2] = 0
-        view = [1, 1, 1]
-        view[axis] = -1
-        k.append(frequency.reshape(view))
-        odd.append(without.reshape(view))
+        k.append(along_axis(frequency, axis))
+        odd.append(along_axis(without, axis))
     squared = k[0] ** 2 + k[1] ** 2 + k[2] ** 2
     along = sum((b[i] * k[i]) ** 2 for i in range(3)) + 2 * (
         b[0] * b[1] * odd[0] * odd[1] + b[0] * b[2] * odd[0] * odd[2] + b[1] * b[2] * odd[1] * odd[2]
@@ -79,14 +77,12 @@ def green_kernel(
     References:
         Demagnetising tensor of a prism: Joseph and Schloemann 1965, doi:10.1063/1.1703091.
     """
-    b = _unit(b0_direction)
+    b = unit_vector(b0_direction)
     # corners of the voxels at offsets 0 .. n // 2: eight voxels share one, and the other octants mirror this one
     corners = []
     for axis, (n, size) in enumerate(zip(shape, voxel_size, strict=True)):
-        view = [1, 1, 1]
-        view[axis] = -1
         corner = (torch.arange(-1, n // 2 + 1, dtype=torch.float64, device=device) + 0.5) * size
-        corners.append(corner.reshape(view))
+        corners.append(along_axis(corner, axis))
     x, y, z = corners
     r = torch.sqrt(x**2 + y**2 + z**2)
 
@@ -149,7 +145,7 @@ class DipoleModel(nn.Module):
         super().__init__()
         self.shape: Shape = (int(shape[0]), int(shape[1]), int(shape[2]))
         self.voxel_size: Triple = (float(voxel_size[0]), float(voxel_size[1]), float(voxel_size[2]))
-        self.b0_direction: Triple = _unit(b0_direction)
+        self.b0_direction: Triple = unit_vector(b0_direction)
         self.padded_shape: Shape = _padded_shape(self.shape, padding)
         if kernel == "green":
             field = green_kernel(self.padded_shape, self.voxel_size, self.b0_direction)
@@ -170,11 +166,16 @@ class DipoleModel(nn.Module):
         return self.forward(field)
 
 
-def _unit(direction: Sequence[float]) -> Triple:
+def unit_vector(direction: Sequence[float]) -> Triple:
+    """The direction with length 1.
+
+    Raises:
+        ValueError: It has no length.
+    """
     x, y, z = (float(component) for component in direction)
     norm = math.sqrt(x * x + y * y + z * z)
     if not norm > 0:
-        raise ValueError(f"B0 direction {tuple(direction)} has no length")
+        raise ValueError(f"direction {tuple(direction)} has no length")
     return x / norm, y / norm, z / norm
 
 

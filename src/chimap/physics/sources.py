@@ -4,13 +4,14 @@ Both are magnetised in proportion to B0 (chi << 1), and fields are what a nucleu
 is taken off. Positions are voxel index times voxel size [mm].
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from chimap.arrays import Shape, Triple, Volume
+from chimap.linalg import along_axis
+from chimap.physics.dipole import unit_vector
 
 
 def sphere(
@@ -56,7 +57,7 @@ def sphere_field(
     References:
         Haacke et al. 1999, Magnetic Resonance Imaging: Physical Principles and Sequence Design, chapter 25.
     """
-    b = _unit(b0_direction)
+    b = unit_vector(b0_direction)
     offset = [p - c for p, c in zip(_positions(shape, voxel_size), centre, strict=True)]
     squared = offset[0] ** 2 + offset[1] ** 2 + offset[2] ** 2
     along = b[0] * offset[0] + b[1] * offset[1] + b[2] * offset[2]
@@ -87,7 +88,7 @@ def cylinder(
         chi: Inside [ppm]; 0 outside.
         supersampling: Points along each axis of a voxel that decide its share.
     """
-    a = _unit(axis)
+    a = unit_vector(axis)
 
     def inside(points: Sequence[Tensor]) -> Tensor:
         offset = [point - middle for point, middle in zip(points, centre, strict=True)]
@@ -115,7 +116,7 @@ def cylinder_field(
     References:
         Haacke et al. 1999, Magnetic Resonance Imaging: Physical Principles and Sequence Design, chapter 25.
     """
-    b, a = _unit(b0_direction), _unit(axis)
+    b, a = unit_vector(b0_direction), unit_vector(axis)
     cosine = sum(p * q for p, q in zip(a, b, strict=True))
     across = [p - cosine * q for p, q in zip(b, a, strict=True)]  # of B0 across the axis, length sin(theta)
     offset = [p - c for p, c in zip(_positions(shape, voxel_size), centre, strict=True)]
@@ -132,12 +133,8 @@ def cylinder_field(
 
 def _positions(shape: Shape, voxel_size: Triple) -> list[Tensor]:
     """Voxel centres [mm] along each axis, shaped to broadcast over the grid, float64."""
-    positions = []
-    for axis, (n, size) in enumerate(zip(shape, voxel_size, strict=True)):
-        view = [1, 1, 1]
-        view[axis] = -1
-        positions.append((torch.arange(n, dtype=torch.float64) * size).reshape(view))
-    return positions
+    sides = enumerate(zip(shape, voxel_size, strict=True))
+    return [along_axis(torch.arange(n, dtype=torch.float64) * size, axis) for axis, (n, size) in sides]
 
 
 def _share(
@@ -155,11 +152,3 @@ def _share(
                 moved = [p + s * d for p, s, d in zip(positions, (x, y, z), voxel_size, strict=True)]
                 share += inside(moved)
     return share / supersampling**3
-
-
-def _unit(direction: Triple) -> Triple:
-    norm = math.sqrt(sum(component**2 for component in direction))
-    if not norm > 0:
-        raise ValueError(f"direction {direction} has no length")
-    x, y, z = (component / norm for component in direction)
-    return x, y, z

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from chimap.arrays import Mask, Shape, Triple, Volume
 from chimap.errors import InputError
 from chimap.physics.dipole import DipoleModel
+from chimap.physics.shim import centred_positions, shim_field
 from chimap.physics.signal import add_noise, gradient_echo_signal, intravoxel_dephasing
 from chimap.scan import Scan
 from chimap.simulation.head import Head
@@ -83,7 +83,7 @@ def acquire(
     generator = torch.Generator().manual_seed(seed)
     total_field, local_field = fields_of(head)
     if shim:
-        total_field = total_field - _shim(total_field, head.mask, head.voxel_size)
+        total_field = total_field - shim_field(total_field, head.mask.to(total_field), head.voxel_size)
     total_field = total_field - total_field[head.mask].mean()
 
     bias = torch.exp(_smooth(head.shape, head.voxel_size, generator, bowl=1.0) * receive_bias)
@@ -147,38 +147,12 @@ def _far_field(head: Head, near: tuple[slice, ...]) -> Volume:
     return field[0, 0, x, y, z]
 
 
-def _positions(shape: Shape, voxel_size: Triple) -> list[Tensor]:
-    """Distance from the middle along each axis [100 mm], shaped to broadcast."""
-    positions = []
-    for axis, (n, size) in enumerate(zip(shape, voxel_size, strict=True)):
-        view = [1, 1, 1]
-        view[axis] = -1
-        positions.append(((torch.arange(n) - (n - 1) / 2) * size / 100).reshape(view))
-    return positions
-
-
-def _shim(field: Volume, mask: Mask, voxel_size: Triple) -> Volume:
-    """The harmonic polynomial of second order that fits best in the mask: what shim coils can take off.
-
-    It has no sources inside, so background removal could take it off just as well.
-    """
-    x, y, z = _positions((field.shape[0], field.shape[1], field.shape[2]), voxel_size)
-    terms = [x, y, z, x * y, x * z, y * z, x**2 - y**2, 2 * z**2 - x**2 - y**2]
-    columns = [torch.ones_like(field), *(term.expand(field.shape) for term in terms)]
-    inside = torch.stack([column[mask] for column in columns]).double()
-    weights = torch.linalg.solve(inside @ inside.T, inside @ field[mask].double()).float()
-    fitted = torch.zeros_like(field)
-    for weight, column in zip(weights, columns, strict=True):
-        fitted += weight * column
-    return fitted
-
-
 def _smooth(shape: Shape, voxel_size: Triple, generator: torch.Generator, *, bowl: float = 0.0) -> Volume:
     """A random polynomial of second order, about 1 at a head's edge; `bowl` adds growth from the middle."""
-    x, y, z = _positions(shape, voxel_size)
+    result = torch.zeros(shape)
+    x, y, z = centred_positions(result, voxel_size)
     draw = torch.randn(9, generator=generator).tolist()
     terms = [x, y, z, x * y, x * z, y * z, x**2, y**2, z**2]
-    result = torch.zeros(shape)
     for weight, term in zip(draw, terms, strict=True):
         result += 0.6 * weight * term
     return result + bowl * (x**2 + y**2 + z**2 - 0.5)
