@@ -83,9 +83,7 @@ def padding_on_a_real_field() -> None:
         return
     field, affine = read_volume(path)
     mask = read_volume(path.with_name("mask.nii.gz"))[0] > 0
-    print(
-        f"2016 challenge, local field's SD {float(field[mask].std()):.4f} ppm: change of chi on a doubled grid [% NRMSE]"
-    )
+    print(f"2016 challenge, local field's SD {float(field[mask].std()):.4f} ppm: change on a doubled grid [% NRMSE]")
     for name, function in (("TKD", tkd), ("TV", total_variation)):
         maps = [
             function(field, mask, DipoleModel(field.shape, voxel_size(affine), b0_from_affine(affine), padding=padding))
