@@ -16,7 +16,7 @@ import torch
 
 from chimap import metrics
 from chimap.arrays import Mask, Volume
-from chimap.commands import keep_freed_memory
+from chimap.commands.console import keep_freed_memory
 from chimap.inversion.direct import tkd
 from chimap.inversion.total_variation import total_variation
 from chimap.io.nifti import read_volume

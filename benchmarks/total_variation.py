@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from chimap.commands import keep_freed_memory
+from chimap.commands.console import keep_freed_memory
 from chimap.inversion.total_variation import total_variation
 from chimap.linalg import irfft, rfft
 from chimap.physics.dipole import DipoleModel

@@ -125,7 +125,7 @@ def _run(options: argparse.Namespace, command: list[str]) -> None:
         raise InputError("give either --phase (with --magnitude) or --dicom")
     if options.dicom and options.magnitude:
         raise InputError("--magnitude goes with --phase; a DICOM folder brings its own magnitude")
-    from chimap import commands
+    from chimap.commands import reconstruction
     from chimap.plan import plan_named
 
     plan = plan_named(
@@ -138,7 +138,7 @@ def _run(options: argparse.Namespace, command: list[str]) -> None:
         reference=options.reference,
         settings=methods.settings_from_text(options.set),
     )
-    commands.run(
+    reconstruction.run(
         phase=options.phase or [],
         magnitude=options.magnitude,
         dicom=options.dicom,
@@ -155,9 +155,9 @@ def _run(options: argparse.Namespace, command: list[str]) -> None:
 
 
 def _invert(options: argparse.Namespace, command: list[str]) -> None:
-    from chimap import commands
+    from chimap.commands import reconstruction
 
-    commands.invert(
+    reconstruction.invert(
         local_field=options.local_field,
         mask=options.mask,
         magnitude=options.magnitude,
@@ -174,15 +174,15 @@ def _invert(options: argparse.Namespace, command: list[str]) -> None:
 
 
 def _evaluate(options: argparse.Namespace, command: list[str]) -> None:
-    from chimap import commands
+    from chimap.commands import evaluation
 
-    commands.evaluate(chi=options.chi, truth=options.truth, mask=options.mask)
+    evaluation.evaluate(chi=options.chi, truth=options.truth, mask=options.mask)
 
 
 def _demo(options: argparse.Namespace, command: list[str]) -> None:
-    from chimap import commands
+    from chimap.commands import simulation
 
-    commands.demo(
+    simulation.demo(
         output=options.output,
         shape=tuple(options.shape),
         voxel_size=tuple(options.voxel_size),

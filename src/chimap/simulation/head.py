@@ -17,7 +17,7 @@ from chimap.errors import InputError
 from chimap.simulation.atlas import Grid, load_atlas
 from chimap.simulation.painting import Canvas, Person, paint_head
 from chimap.simulation.texture import lattice, texture_lattices
-from chimap.simulation.tissues import NAMES, TISSUES
+from chimap.simulation.tissues import BRAIN_LABELS, NAMES
 from chimap.simulation.vessels import Vein, vein_share, veins
 
 CENTRE = (0.0, -16.0, 9.0)
@@ -144,7 +144,7 @@ def built_in_head(
         m0=m0,
         r2star=r2star,
         labels=labels,
-        mask=(brain > 0.5) & (labels < TISSUES["muscle"].label),
+        mask=(brain > 0.5) & torch.isin(labels, torch.tensor(BRAIN_LABELS, dtype=labels.dtype)),
         voxel_size=(float(voxel_size[0]), float(voxel_size[1]), float(voxel_size[2])),
         affine=affine,
         surroundings=coarse[0],
