@@ -96,6 +96,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("chi", type=Path)
     evaluate.add_argument("--truth", type=Path, required=True, metavar="FILE")
     evaluate.add_argument("--mask", type=Path, metavar="FILE", help="where the truth is not zero if not given")
+    evaluate.add_argument(
+        "--segmentation",
+        type=Path,
+        metavar="FILE",
+        help="regions: named by a .tsv beside it, else numbers of the 2019 challenge or of FreeSurfer",
+    )
+    evaluate.add_argument("--output", type=Path, metavar="FILE", help="JSON; beside CHI if not given")
     evaluate.set_defaults(function=_evaluate)
 
     demo = commands.add_parser("demo", help="simulate a head, reconstruct it and compare with the truth")
@@ -176,7 +183,13 @@ def _invert(options: argparse.Namespace, command: list[str]) -> None:
 def _evaluate(options: argparse.Namespace, command: list[str]) -> None:
     from chimap.commands import evaluation
 
-    evaluation.evaluate(chi=options.chi, truth=options.truth, mask=options.mask)
+    evaluation.evaluate(
+        chi=options.chi,
+        truth=options.truth,
+        mask=options.mask,
+        segmentation=options.segmentation,
+        output=options.output,
+    )
 
 
 def _demo(options: argparse.Namespace, command: list[str]) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from chimap.arrays import Mask, Volume
+from chimap.linalg import bounding_box, fast_shape, irfft, rfft
 
 
 def nrmse(chi: Volume, truth: Volume, mask: Mask, *, demean: bool = False) -> float:
@@ -58,6 +59,7 @@ def hfen(chi: Volume, truth: Volume, mask: Mask) -> float:
     gauss = gauss / gauss.sum()
     kernel = (squared / sigma2**2 - 3 / sigma2) * gauss
     kernel = kernel - kernel.mean()
+    chi, truth, mask = _around_mask(chi, truth, mask, 7)
     a = _convolve(chi.double() * mask, kernel)
     b = _convolve(truth.double() * mask, kernel)
     return float(100 * (a - b).norm() / b.norm())
@@ -73,6 +75,7 @@ def ssim(chi: Volume, truth: Volume, mask: Mask) -> float:
     References:
         Wang et al. 2004, doi:10.1109/TIP.2003.819861.
     """
+    chi, truth, mask = _around_mask(chi, truth, mask, 2)
     a, b = _rescaled(chi, truth, mask)
     similarity = _similarity(a, b, _gaussian(1.5, 2), c1=(0.01 * 255) ** 2, c2=(0.03 * 255) ** 2, replicate=False)
     return float(similarity[chi * mask != 0].mean())
@@ -80,8 +83,8 @@ def ssim(chi: Volume, truth: Volume, mask: Mask) -> float:
 
 def psnr(chi: Volume, truth: Volume, mask: Mask) -> float:
     """Peak signal to noise ratio [dB] after the rescaling of `ssim`: peak 255, error over the whole grid."""
-    a, b = _rescaled(chi, truth, mask)
-    return float(10 * torch.log10(255**2 / (a - b).square().mean()))
+    a, b = _rescaled(*_around_mask(chi, truth, mask, 1))
+    return float(10 * torch.log10(255**2 / ((a - b).square().sum() / mask.numel())))
 
 
 def xsim(chi: Volume, truth: Volume, mask: Mask) -> float:
@@ -90,6 +93,7 @@ def xsim(chi: Volume, truth: Volume, mask: Mask) -> float:
     References:
         Milovic et al. 2024, doi:10.1002/mrm.30271.
     """
+    chi, truth, mask = _around_mask(chi, truth, mask, 3)
     similarity = _similarity(
         chi.double() * mask, truth.double() * mask, _gaussian(1.5, 3), c1=1e-4, c2=1e-6, replicate=True
     )
@@ -113,6 +117,15 @@ def summary(chi: Volume, truth: Volume, mask: Mask) -> dict[str, float]:
 
 def _inside(volume: Volume, mask: Mask) -> Tensor:
     return volume[mask].double()
+
+
+def _around_mask(chi: Volume, truth: Volume, mask: Mask, reach: int) -> tuple[Volume, Volume, Mask]:
+    """Cut to the mask's bounding box and what a filter of this half-width sees around it.
+
+    Masked maps are zero further out, and a filter gives zero there: no value changes, and heads have much air.
+    """
+    box = bounding_box(mask, (reach, reach, reach))
+    return chi[box], truth[box], mask[box]
 
 
 def _rescaled(chi: Volume, truth: Volume, mask: Mask) -> tuple[Tensor, Tensor]:
@@ -157,9 +170,8 @@ def _convolve_axis(volume: Tensor, window: Tensor, axis: int, *, replicate: bool
 
 def _convolve(volume: Tensor, kernel: Tensor) -> Tensor:
     """Zero-padded convolution of the same size with a kernel that is even, by FFT."""
-    shape = [n + k - 1 for n, k in zip(volume.shape, kernel.shape, strict=True)]
-    product = torch.fft.rfftn(volume, s=shape) * torch.fft.rfftn(kernel.to(volume.device), s=shape)
-    full = torch.fft.irfftn(product, s=shape)
+    shape = fast_shape([n + k - 1 for n, k in zip(volume.shape, kernel.shape, strict=True)])
+    full = irfft(rfft(volume, shape) * rfft(kernel.to(volume.device), shape), shape)
     half = [k // 2 for k in kernel.shape]
     x, y, z = (slice(h, h + n) for h, n in zip(half, volume.shape, strict=True))
     return full[x, y, z]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from chimap.linalg import irfft
-from chimap.physics.dipole import DipoleModel, dipole_kernel, green_kernel
+from chimap.physics.dipole import DipoleModel, GreenTensor, dipole_kernel, green_kernel
 
 OBLIQUE = (0.2, -0.3, 0.93)
 VOXEL = (0.7, 1.0, 2.0)
@@ -111,3 +111,16 @@ def test_wrong_shapes_and_directions_are_refused():
         DipoleModel((7, 8, 9), VOXEL)(torch.zeros(7, 8, 8))
     with pytest.raises(ValueError, match="no length"):
         dipole_kernel((4, 4, 4), VOXEL, (0.0, 0.0, 0.0))
+
+
+def test_the_tensor_is_the_kernel_of_every_direction():
+    shape, voxel_size = (12, 9, 10), (1.0, 0.7, 2.0)
+    chi = torch.randn(6, 5, 4)
+    tensor = GreenTensor((12, 10, 8), voxel_size)
+    for direction in ((0.0, 0.0, 1.0), (0.3, -0.5, 0.81), (1.0, 0.0, 0.0)):
+        expected = DipoleModel((6, 5, 4), voxel_size, direction, kernel="green")
+        assert expected.padded_shape == (12, 10, 8)
+        made = DipoleModel((6, 5, 4), voxel_size, direction, kernel=tensor)
+        torch.testing.assert_close(made(chi), expected(chi), atol=1e-6, rtol=1e-5)
+    with pytest.raises(ValueError, match="another grid"):
+        DipoleModel(shape, voxel_size, kernel=tensor)

@@ -47,6 +47,7 @@ def ball_in_air(shape=(30, 33, 28), size=(2.0, 2.0, 2.5)):
         voxel_size=size,
         affine=affine,
         surroundings=AIR_CHI * (1 - sphere(tuple(coarse), coarse_size, centre=tuple(away), radius=55.0)),
+        brain_around=torch.zeros(coarse),
         step=step,
         margin=margin,
         label_names={},

@@ -1,7 +1,7 @@
 """The dipole kernel and the linear map from susceptibility to field."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -78,42 +78,67 @@ def green_kernel(
         Demagnetising tensor of a prism: Joseph and Schloemann 1965, doi:10.1063/1.1703091.
     """
     b = unit_vector(b0_direction)
+    field = torch.zeros(tuple(shape), dtype=torch.float64, device=device)
+    for (i, j), part in _box_tensor(shape, voxel_size, [pair for pair in PAIRS if b[pair[0]] * b[pair[1]]], device):
+        field += b[i] * b[j] * (1 if i == j else 2) * part
+    field[0, 0, 0] += 1 / 3
+    return field
+
+
+PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
+
+
+def _box_tensor(
+    shape: Sequence[int], voxel_size: Triple, pairs: Sequence[tuple[int, int]], device: torch.device | None
+) -> Iterator[tuple[tuple[int, int], Tensor]]:
+    """Components (i, j) of the tensor T whose b.T.b is the field of a box magnetised along b, without Lorentz sphere:
+    each with its values, float64, shape (x, y, z)."""
     # corners of the voxels at offsets 0 .. n // 2: eight voxels share one, and the other octants mirror this one
     corners = []
     for axis, (n, size) in enumerate(zip(shape, voxel_size, strict=True)):
         corner = (torch.arange(-1, n // 2 + 1, dtype=torch.float64, device=device) + 0.5) * size
         corners.append(along_axis(corner, axis))
-    x, y, z = corners
-    r = torch.sqrt(x**2 + y**2 + z**2)
-
-    def unfold(primitive: Tensor, odd: tuple[int, ...]) -> Tensor:
-        """From corners to all voxels, where the field changes sign with the axes in `odd`."""
+    r = torch.sqrt(corners[0] ** 2 + corners[1] ** 2 + corners[2] ** 2)
+    for i, j in pairs:
+        if i == j:
+            k, m = (axis for axis in range(3) if axis != i)
+            primitive = -torch.atan(corners[k] * corners[m] / (corners[i] * r))
+        else:
+            # log(r + c) loses its digits where c is close to -r, so it is written with asinh
+            across = torch.sqrt(corners[i] ** 2 + corners[j] ** 2)
+            primitive = torch.asinh(corners[3 - i - j] / across)
         field = primitive.diff(dim=0).diff(dim=1).diff(dim=2)
         for axis, n in enumerate(shape):
             mirrored = field.narrow(axis, 1, (n - 1) // 2).flip(axis)
-            if axis in odd:
-                mirrored = -mirrored
-            field = torch.cat([field, mirrored], dim=axis)
-            if axis in odd and n % 2 == 0:
+            odd = i != j and axis in (i, j)  # the field changes sign with this axis
+            field = torch.cat([field, -mirrored if odd else mirrored], dim=axis)
+            if odd and n % 2 == 0:
                 field.select(axis, n // 2).neg_()  # fftfreq calls this offset -n / 2
-        return field
+        yield (i, j), field / (4 * math.pi)
 
-    field = unfold(
-        -(
-            b[0] ** 2 * torch.atan(y * z / (x * r))
-            + b[1] ** 2 * torch.atan(x * z / (y * r))
-            + b[2] ** 2 * torch.atan(x * y / (z * r))
-        ),
-        (),
-    )
-    for i, j, k in ((0, 1, 2), (0, 2, 1), (1, 2, 0)):
-        if b[i] * b[j]:
-            # log(r + c) loses its digits where c is close to -r, so it is written with asinh
-            across = torch.sqrt(corners[i] ** 2 + corners[j] ** 2)
-            field += unfold(2 * b[i] * b[j] * torch.asinh(corners[k] / across), (i, j))
-    field /= 4 * math.pi
-    field[0, 0, 0] += 1 / 3
-    return field
+
+class GreenTensor:
+    """Spectra of `green_kernel` for every direction of B0 at once: what many fields on one grid share.
+
+    Args:
+        shape: Grid (x, y, z) that is transformed, padding included.
+        voxel_size: [mm].
+
+    Attributes:
+        spectra: Of the six components, shape (6, x, y, z // 2 + 1), float32.
+    """
+
+    def __init__(self, shape: Sequence[int], voxel_size: Triple, *, device: torch.device | None = None):
+        parts = [rfft(part).real.float() for _, part in _box_tensor(shape, voxel_size, PAIRS, device)]
+        self.spectra = torch.stack(parts)
+
+    def spectrum(self, b0_direction: Triple) -> Tensor:
+        """Half spectrum of the kernel for one direction of B0, 0 at k = 0."""
+        b = unit_vector(b0_direction)
+        weights = self.spectra.new_tensor([b[i] * b[j] * (1 if i == j else 2) for i, j in PAIRS])
+        spectrum = torch.einsum("c,cxyz->xyz", weights, self.spectra) + 1 / 3
+        spectrum[0, 0, 0] = 0
+        return spectrum
 
 
 class DipoleModel(nn.Module):
@@ -128,7 +153,7 @@ class DipoleModel(nn.Module):
         padding: Least number of zero voxels along each axis. None doubles the grid, after which no image of the
             object reaches the grid. 0 keeps the grid as it is: circular convolution.
         kernel: "fourier" samples the analytic D(k); "green" transforms the field of one voxel, which together
-            with a doubled grid is an exact convolution.
+            with a doubled grid is an exact convolution. A `GreenTensor` of the padded grid is the same, made already.
     """
 
     spectrum: Tensor
@@ -140,14 +165,18 @@ class DipoleModel(nn.Module):
         b0_direction: Triple = (0.0, 0.0, 1.0),
         *,
         padding: int | Sequence[int] | None = None,
-        kernel: Literal["fourier", "green"] = "fourier",
+        kernel: Literal["fourier", "green"] | GreenTensor = "fourier",
     ):
         super().__init__()
         self.shape: Shape = (int(shape[0]), int(shape[1]), int(shape[2]))
         self.voxel_size: Triple = (float(voxel_size[0]), float(voxel_size[1]), float(voxel_size[2]))
         self.b0_direction: Triple = unit_vector(b0_direction)
-        self.padded_shape: Shape = _padded_shape(self.shape, padding)
-        if kernel == "green":
+        self.padded_shape: Shape = padded_shape(self.shape, padding)
+        if isinstance(kernel, GreenTensor):
+            spectrum = kernel.spectrum(self.b0_direction)
+            if spectrum.shape[:2] != self.padded_shape[:2] or spectrum.shape[2] != self.padded_shape[2] // 2 + 1:
+                raise ValueError(f"the tensor is for another grid than {self.padded_shape}")
+        elif kernel == "green":
             field = green_kernel(self.padded_shape, self.voxel_size, self.b0_direction)
             spectrum = rfft(field).real.float()
             spectrum[0, 0, 0] = 0
@@ -179,7 +208,8 @@ def unit_vector(direction: Sequence[float]) -> Triple:
     return x / norm, y / norm, z / norm
 
 
-def _padded_shape(shape: Shape, padding: int | Sequence[int] | None) -> Shape:
+def padded_shape(shape: Shape, padding: int | Sequence[int] | None) -> Shape:
+    """Grid on which a `DipoleModel` with that padding works: fast for the FFT."""
     if padding is None:
         least = shape
     elif isinstance(padding, int):

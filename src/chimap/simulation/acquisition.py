@@ -4,14 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from chimap.arrays import Mask, Shape, Triple, Volume
 from chimap.errors import InputError
-from chimap.physics.dipole import DipoleModel
+from chimap.physics.dipole import DipoleModel, GreenTensor, padded_shape
 from chimap.physics.shim import centred_positions, shim_field
 from chimap.physics.signal import add_noise, gradient_echo_signal, intravoxel_dephasing
+from chimap.physics.units import radians_per_ppm
 from chimap.scan import Scan
-from chimap.simulation.head import Head
+from chimap.simulation.field_error import field_error as structured_error
+from chimap.simulation.head import Head, surrounding_grid
 from chimap.simulation.tissues import AIR_CHI
 
 ECHO_TIMES = (0.004, 0.010, 0.016, 0.022, 0.028)
@@ -28,12 +31,16 @@ class Truth:
         total_field: Field of everything [ppm], as it is after shimming, mean zero in `mask`.
         local_field: Field [ppm] of the sources inside `mask`, that is of `chi` as it stands here; not cut off
             outside.
+        field_error: What the scan's field has on top of `total_field` [ppm]; no dipole model explains it.
+        field_noise: SD [ppm] of the field that the best combination of the echoes finds.
         mask: Brain.
     """
 
     chi: Volume
     total_field: Volume
     local_field: Volume
+    field_error: Volume
+    field_noise: Volume
     mask: Mask
 
 
@@ -47,6 +54,7 @@ def acquire(
     receive_bias: float = 0.25,
     dephasing: bool = True,
     shim: bool = True,
+    field_error: float = 0.0,
     seed: int = 0,
 ) -> tuple[Scan, Truth]:
     """Simulate a multi-echo gradient-echo acquisition of a head.
@@ -54,7 +62,7 @@ def acquire(
     The field is the sum of the exact fields of magnetised boxes, one per voxel, on a grid that is more than
     doubled; face and neck beyond the grid come on a coarser one. A reconstruction that samples the dipole
     kernel in k-space on the scan's own grid therefore does not repeat these sums. chi is, though, constant
-    within a voxel. Fat has no chemical shift, blood does not flow and chi is no tensor.
+    within a voxel. Fat has no chemical shift and blood does not flow.
 
     Args:
         head: Its affine decides the direction of B0.
@@ -66,7 +74,9 @@ def acquire(
         receive_bias: Strength of the smooth variation of magnitude over the head: 0.25 is about a quarter.
         dephasing: Lose signal where the field varies within a voxel.
         shim: Take off the fields of first and second order that fit the total field in the brain best.
-        seed: Of noise, offset and bias.
+        field_error: Structured error of the field that obeys no dipole model, as a share of the local field's SD; see
+            `field_error.field_error`. On people it is about a half.
+        seed: Of noise, offset, bias and field error.
 
     Returns:
         The scan, without a mask, and the truth.
@@ -80,20 +90,29 @@ def acquire(
         raise InputError(f"the SNR is {snr}, needed a number above 0")
     if not head.mask.any():
         raise InputError("the head's brain mask is empty: does the grid reach the brain?")
-    generator = torch.Generator().manual_seed(seed)
+    if not 0 <= field_error <= 2:
+        raise InputError(f"the field error is {field_error:g}, needed a share of the local field's SD from 0 to 2")
+    generator = torch.Generator(head.chi.device).manual_seed(seed)
     total_field, local_field = fields_of(head)
     if shim:
         total_field = total_field - shim_field(total_field, head.mask.to(total_field), head.voxel_size)
     total_field = total_field - total_field[head.mask].mean()
-
-    bias = torch.exp(_smooth(head.shape, head.voxel_size, generator, bowl=1.0) * receive_bias)
-    offset = _smooth(head.shape, head.voxel_size, generator) + 0.7 if phase_offset else None
-    decay = head.r2star * (field_strength / 3)
-    signal = gradient_echo_signal(head.m0 * bias, decay, total_field, echo_times, field_strength, phase_offset=offset)
-    if dephasing:
-        signal *= intravoxel_dephasing(total_field, head.voxel_size, echo_times, field_strength)
-    sigma = float(signal[0].abs()[head.mask].mean()) / snr
-    signal = add_noise(signal, sigma=sigma, generator=generator)
+    error = torch.zeros_like(total_field)
+    if field_error > 0:
+        arguments = (head.labels, head.mask, head.voxel_size, head.b0_direction)
+        error = structured_error(*arguments, share=field_error, local_field=local_field, generator=generator)
+    signal, noise = measure(
+        head,
+        total_field + error,
+        echo_times=echo_times,
+        field_strength=field_strength,
+        snr=snr,
+        phase_offset=phase_offset,
+        receive_bias=receive_bias,
+        dephasing=dephasing,
+        generator=generator,
+    )
+    sentence = f"Simulated, SNR {snr:g} at the first echo, field error {100 * field_error:g} %, seed {seed}."
     scan = Scan(
         phase=signal.angle(),
         magnitude=signal.abs(),
@@ -102,44 +121,126 @@ def acquire(
         voxel_size=head.voxel_size,
         b0_direction=head.b0_direction,
         affine=head.affine,
-        notes=(f"Simulated from a built-in head, SNR {snr:g} at the first echo, seed {seed}.",),
+        notes=(sentence,),
     )
-    truth = Truth(chi=head.chi * head.mask, total_field=total_field, local_field=local_field, mask=head.mask)
+    truth = Truth(
+        chi=head.chi * head.mask,
+        total_field=total_field,
+        local_field=local_field,
+        field_error=error,
+        field_noise=noise,
+        mask=head.mask,
+    )
     return scan, truth
 
 
-def fields_of(head: Head) -> tuple[Volume, Volume]:
+def measure(
+    head: Head,
+    field: Volume,
+    *,
+    echo_times: Sequence[float],
+    field_strength: float,
+    snr: float,
+    phase_offset: bool = True,
+    receive_bias: float = 0.25,
+    dephasing: bool = True,
+    generator: torch.Generator,
+) -> tuple[Tensor, Volume]:
+    """The noisy complex signal of a head in a field.
+
+    Args:
+        head: On the generator's device.
+        field: [ppm], on the head's grid.
+        generator: Of offset, bias and noise; the other arguments are those of `acquire`.
+
+    Returns:
+        Signal, complex, shape (echo, x, y, z), and the standard deviation [ppm] of the field that the best
+        combination of the echoes finds.
+    """
+    bias = torch.exp(_smooth(head.shape, head.voxel_size, generator, bowl=1.0) * receive_bias)
+    offset = _smooth(head.shape, head.voxel_size, generator) + 0.7 if phase_offset else None
+    decay = head.r2star * (field_strength / 3)
+    signal = gradient_echo_signal(head.m0 * bias, decay, field, echo_times, field_strength, phase_offset=offset)
+    if dephasing:
+        signal *= intravoxel_dephasing(field, head.voxel_size, echo_times, field_strength)
+    magnitude = signal.abs()
+    sigma = float(magnitude[0][head.mask].mean()) / snr
+    turns = magnitude.new_tensor([radians_per_ppm(time, field_strength) for time in echo_times]).reshape(-1, 1, 1, 1)
+    noise = sigma / (turns * magnitude).square().sum(dim=0).sqrt().clamp_min(1e-12)
+    return add_noise(signal, sigma=sigma, generator=generator), noise
+
+
+@dataclass(frozen=True)
+class FieldKernels:
+    """What the fields of many heads on one grid share: see `field_kernels`."""
+
+    near: GreenTensor
+    far: GreenTensor
+
+
+def field_kernels(shape: Shape, voxel_size: Triple, *, device: torch.device | None = None) -> FieldKernels:
+    """Kernels for `fields_of` heads on a grid, for any direction of B0: worth their time for three heads or more.
+
+    Args:
+        shape: Grid of the heads.
+        voxel_size: [mm].
+        device: Of the heads.
+    """
+    around = surrounding_grid(shape, voxel_size)
+    near = _near_shape(shape, around.step)
+    return FieldKernels(
+        GreenTensor(padded_shape(near, _near_padding(near, around.step)), voxel_size, device=device),
+        GreenTensor(padded_shape(around.shape, None), around.voxel_size, device=device),
+    )
+
+
+def fields_of(head: Head, *, whole_brain: bool = False, kernels: FieldKernels | None = None) -> tuple[Volume, Volume]:
     """Total field of the head and local field, of the sources inside its brain mask, both [ppm].
 
     chi counts from air here, so the empty space around the head is zero and needs no grid. A constant has no
     field, so this changes the total field by nothing, and the local field counts from water.
+
+    Args:
+        head: On any device.
+        whole_brain: The local field is also that of the brain beyond the grid: for a grid that shows a part of what
+            was scanned. Otherwise what lies beyond is background.
+        kernels: From `field_kernels` for this grid, made here if None.
     """
     shape, k, m = head.shape, head.step, head.margin
     inner = [-(-n // step) for n, step in zip(shape, k, strict=True)]
     # the fine grid goes on for one coarse voxel and more, so that what is coarse keeps away from the voxels
     near = tuple(slice(around - 1, around + n + 1) for around, n in zip(m, inner, strict=True))
-    fine = head.surroundings[near] - AIR_CHI
-    for axis in range(3):
-        fine = fine.repeat_interleave(k[axis], dim=axis)
     grid = tuple(slice(step, step + n) for step, n in zip(k, shape, strict=True))
-    fine[grid] = head.chi - AIR_CHI
-    padding = [n + step for n, step in zip(shape, k, strict=True)]
-    dipole = DipoleModel(fine.shape, head.voxel_size, head.b0_direction, padding=padding, kernel="green")
-    total_field = dipole(fine)[grid].clone()
-    fine.zero_()
-    fine[grid] = head.chi * head.mask
-    local_field = dipole(fine)[grid].clone()
+    sources = torch.stack([head.surroundings - AIR_CHI, head.brain_around * whole_brain])
+    fine = sources[:, *near]
+    for axis in range(3):
+        fine = fine.repeat_interleave(k[axis], dim=axis + 1)
+    fine[0, *grid] = head.chi - AIR_CHI
+    fine[1, *grid] = head.chi * head.mask
+    extent = fine.shape[1:]
+    dipole = DipoleModel(
+        extent,
+        head.voxel_size,
+        head.b0_direction,
+        padding=_near_padding(extent, k),
+        kernel="green" if kernels is None else kernels.near,
+    ).to(fine.device)
+    # one after the other: together they would take twice the memory
+    fields = torch.stack([dipole(volume)[grid] for volume in fine])
     del dipole, fine
-    return total_field + _far_field(head, near), local_field
+    sources[:, *near] = 0
+    fields[0] += _far_field(sources[0], head, near, kernels)
+    if whole_brain:
+        fields[1] += _far_field(sources[1], head, near, kernels)
+    return fields[0], fields[1]
 
 
-def _far_field(head: Head, near: tuple[slice, ...]) -> Volume:
-    """Field [ppm] on the head's grid of the surroundings without the voxels `near` it."""
-    far = head.surroundings - AIR_CHI
-    far[near] = 0
+def _far_field(sources: Tensor, head: Head, near: tuple[slice, ...], kernels: FieldKernels | None) -> Volume:
+    """Field [ppm] on the head's grid of sources on the coarse grid."""
     sx, sy, sz = (step * length for step, length in zip(head.step, head.voxel_size, strict=True))
-    dipole = DipoleModel(far.shape, (sx, sy, sz), head.b0_direction, kernel="green")
-    field = dipole(far)[near]
+    kernel = "green" if kernels is None else kernels.far
+    dipole = DipoleModel(sources.shape, (sx, sy, sz), head.b0_direction, kernel=kernel).to(sources.device)
+    field = dipole(sources)[near]
     # both grids share their corners here, so voxel centres fall where interpolate puts them
     wide = [n * step for n, step in zip(field.shape, head.step, strict=True)]
     field = torch.nn.functional.interpolate(field[None, None], size=wide, mode="trilinear", align_corners=False)
@@ -147,11 +248,21 @@ def _far_field(head: Head, near: tuple[slice, ...]) -> Volume:
     return field[0, 0, x, y, z]
 
 
+def _near_shape(shape: Sequence[int], step: Sequence[int]) -> Shape:
+    x, y, z = (-(-n // k) * k + 2 * k for n, k in zip(shape, step, strict=True))
+    return x, y, z
+
+
+def _near_padding(near: Sequence[int], step: Sequence[int]) -> list[int]:
+    """No image of a source reaches the head's grid, which begins one step after that of the sources."""
+    return [n - 2 * k for n, k in zip(near, step, strict=True)]
+
+
 def _smooth(shape: Shape, voxel_size: Triple, generator: torch.Generator, *, bowl: float = 0.0) -> Volume:
     """A random polynomial of second order, about 1 at a head's edge; `bowl` adds growth from the middle."""
-    result = torch.zeros(shape)
+    result = torch.zeros(shape, device=generator.device)
     x, y, z = centred_positions(result, voxel_size)
-    draw = torch.randn(9, generator=generator).tolist()
+    draw = torch.randn(9, generator=generator, device=generator.device).tolist()
     terms = [x, y, z, x * y, x * z, y * z, x**2, y**2, z**2]
     for weight, term in zip(draw, terms, strict=True):
         result += 0.6 * weight * term

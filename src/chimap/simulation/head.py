@@ -44,6 +44,7 @@ class Head:
         affine: Voxel index to scanner coordinates [mm] (right, front, up), B0 along the scanner's z.
         surroundings: chi [ppm] of head and neck on a coarser grid that reaches further, for the field of what
             lies beyond the grid.
+        brain_around: chi [ppm] times the share of brain, likewise.
         step: One voxel of `surroundings` is as long as so many of the grid, along each axis.
         margin: The grid begins after so many voxels of `surroundings`.
         label_names: {label: tissue}.
@@ -57,6 +58,7 @@ class Head:
     voxel_size: Triple
     affine: np.ndarray
     surroundings: Tensor
+    brain_around: Tensor
     step: Shape
     margin: Shape
     label_names: dict[int, str]
@@ -102,15 +104,12 @@ def built_in_head(
     Raises:
         InputError: A grid or voxel size that cannot be used.
     """
-    if len(shape) != 3 or min(shape) < 4:
-        raise InputError(f"the grid is {tuple(shape)}, needed three sizes of at least 4 voxels")
-    if len(voxel_size) != 3 or not all(0.2 <= size <= 12 for size in voxel_size):
-        raise InputError(f"the voxel size is {tuple(voxel_size)}, needed three lengths from 0.2 to 12 mm")
-    if not 0.5 <= head_scale <= 1.5:
-        raise InputError(f"the head's scale is {head_scale:g}, needed a factor from 0.5 to 1.5")
+    check_grid(shape, voxel_size, head_scale)
     generator = torch.Generator().manual_seed(seed)
-    turn = _rotation(grid_rotation)
-    place = _Placement(_rotation(head_rotation), head_shift, head_scale, lattice(16.0, generator, channels=3, smooth=3))
+    turn = rotation_matrix(grid_rotation)
+    place = _Placement(
+        rotation_matrix(head_rotation), head_shift, head_scale, lattice(16.0, generator, channels=3, smooth=3)
+    )
     atlas = load_atlas()
     person = Person(
         atlas,
@@ -124,21 +123,16 @@ def built_in_head(
     fine_shape = [n * factor for n, factor in zip(shape, factors, strict=True)]
     fine_size = [size / factor for size, factor in zip(voxel_size, factors, strict=True)]
     values, labels, brain = _evaluate(person, lines, place, turn, fine_shape, fine_size)
-    chi, m0, decay, brain = (_blocks(volume, factors).mean(dim=-1) for volume in (*values, brain))
+    chi, m0, decay, brain = (blocks(volume, factors).mean(dim=-1) for volume in (*values, brain))
     if max(factors) > 1:
-        labels = _blocks(labels, factors).mode(dim=-1).values
+        labels = blocks(labels, factors).mode(dim=-1).values
     r2star = decay / m0.clamp_min(1e-6)  # `decay` is m0 R2*: the mean is over what gives signal
     affine = np.eye(4)
     affine[:3, :3] = turn.numpy() * np.asarray(voxel_size)
     affine[:3, 3] = -affine[:3, :3] @ ((np.asarray(shape) - 1) / 2)
 
-    step = [max(round(COARSE / length), 1) for length in voxel_size]
-    coarse_size = [n * length for n, length in zip(step, voxel_size, strict=True)]
-    margin = [math.ceil(AROUND / length) for length in coarse_size]
-    coarse_shape = [math.ceil(n / k) + 2 * m for n, k, m in zip(shape, step, margin, strict=True)]
-    # where the grid is no whole number of steps, the last one reaches over its end and the middles differ
-    shift = [(math.ceil(n / k) * k - n) / 2 * d for n, k, d in zip(shape, step, voxel_size, strict=True)]
-    coarse, _, _ = _evaluate(person, [], place, turn, coarse_shape, coarse_size, shift)
+    around = surrounding_grid(shape, voxel_size)
+    coarse, _, coarse_brain = _evaluate(person, [], place, turn, around.shape, around.voxel_size, around.middle)
     return Head(
         chi=chi,
         m0=m0,
@@ -148,10 +142,71 @@ def built_in_head(
         voxel_size=(float(voxel_size[0]), float(voxel_size[1]), float(voxel_size[2])),
         affine=affine,
         surroundings=coarse[0],
-        step=(step[0], step[1], step[2]),
-        margin=(margin[0], margin[1], margin[2]),
+        brain_around=coarse[0] * coarse_brain,
+        step=around.step,
+        margin=around.margin,
         label_names=dict(NAMES),
     )
+
+
+@dataclass(frozen=True)
+class SurroundingGrid:
+    """A coarser grid around a grid, whose corners are corners of the finer one's voxels.
+
+    Attributes:
+        shape: Grid (x, y, z).
+        voxel_size: [mm].
+        step: One voxel is as long as so many of the finer grid.
+        margin: The finer grid begins after so many voxels.
+        middle: Of this grid, from the middle of the finer one, along the axes [mm].
+    """
+
+    shape: Shape
+    voxel_size: Triple
+    step: Shape
+    margin: Shape
+    middle: Triple
+
+
+def surrounding_grid(
+    shape: Shape, voxel_size: Triple, *, coarse: float = COARSE, reach: float = AROUND
+) -> SurroundingGrid:
+    """Lay a grid of about `coarse` mm around another one, `reach` mm further on every side."""
+    axes = []
+    for n, length in zip(shape, voxel_size, strict=True):
+        step = max(round(coarse / length), 1)
+        inner = math.ceil(n / step)
+        margin = math.ceil(reach / (step * length))
+        # where the grid is no whole number of steps, the last one reaches over its end and the middles differ
+        axes.append((inner + 2 * margin, step * length, step, margin, (inner * step - n) / 2 * length))
+    return SurroundingGrid(*((x, y, z) for x, y, z in zip(*axes, strict=True)))
+
+
+def rotation_matrix(angles: Sequence[float]) -> Tensor:
+    """Matrix of turns [rad] about x, then y, then z."""
+    matrix = torch.eye(3, dtype=torch.float64)
+    for axis, angle in enumerate(angles):
+        i, j = [other for other in range(3) if other != axis]
+        turn = torch.eye(3, dtype=torch.float64)
+        sine = math.sin(angle) * (-1 if axis == 1 else 1)
+        turn[i, i] = turn[j, j] = math.cos(angle)
+        turn[i, j], turn[j, i] = -sine, sine
+        matrix = turn @ matrix
+    return matrix.float()
+
+
+def check_grid(shape: Shape, voxel_size: Triple, head_scale: float) -> None:
+    """Refuse a grid on which no head can be made.
+
+    Raises:
+        InputError: Says what is wrong with it.
+    """
+    if len(shape) != 3 or min(shape) < 4:
+        raise InputError(f"the grid is {tuple(shape)}, needed three sizes of at least 4 voxels")
+    if len(voxel_size) != 3 or not all(0.2 <= size <= 12 for size in voxel_size):
+        raise InputError(f"the voxel size is {tuple(voxel_size)}, needed three lengths from 0.2 to 12 mm")
+    if not 0.5 <= head_scale <= 1.5:
+        raise InputError(f"the head's scale is {head_scale:g}, needed a factor from 0.5 to 1.5")
 
 
 @dataclass(frozen=True)
@@ -179,19 +234,6 @@ class _Placement:
         )
 
 
-def _rotation(angles: Sequence[float]) -> Tensor:
-    """Matrix of turns about x, then y, then z."""
-    matrix = torch.eye(3, dtype=torch.float64)
-    for axis, angle in enumerate(angles):
-        i, j = [other for other in range(3) if other != axis]
-        turn = torch.eye(3, dtype=torch.float64)
-        sine = math.sin(angle) * (-1 if axis == 1 else 1)
-        turn[i, i] = turn[j, j] = math.cos(angle)
-        turn[i, j], turn[j, i] = -sine, sine
-        matrix = turn @ matrix
-    return matrix.float()
-
-
 def _evaluate(
     person: Person,
     lines: list[Vein],
@@ -213,14 +255,11 @@ def _evaluate(
     brain = paint_head(canvas, person)
     if lines:
         first = torch.tensor([float(axis[0]) for axis in axes])
-        drawn = [
-            (
-                ((turn.T @ place.to_scanner(line.points.T)).T - first) / torch.tensor(size),
-                line.radii * place.scale,
-            )
-            for line in lines
-        ]
-        canvas.paint("blood", vein_share(drawn, tuple(shape), tuple(size)).flatten())
+        drawn = place.to_scanner(torch.cat([line.points for line in lines]).T)
+        drawn = ((turn.T @ drawn).T - first) / torch.tensor(size)
+        radii = torch.cat([line.radii for line in lines]) * place.scale
+        grid = ((shape[0], shape[1], shape[2]), (float(size[0]), float(size[1]), float(size[2])))
+        canvas.paint("blood", vein_share(drawn, radii, *grid).flatten())
     chi, m0, r2star, variation = canvas.values
     varied = variation.nonzero()[:, 0]
     noise = torch.zeros(len(varied))
@@ -235,8 +274,8 @@ def _evaluate(
     return values, canvas.labels.reshape(*shape), brain.reshape(*shape)
 
 
-def _blocks(volume: Tensor, factors: Sequence[int]) -> Tensor:
-    """The finer voxels of each voxel, last: (x, y, z, n)."""
+def blocks(volume: Tensor, factors: Sequence[int]) -> Tensor:
+    """The finer voxels of each voxel, last: from (x * fx, y * fy, z * fz) to (x, y, z, fx * fy * fz)."""
     x, y, z = (n // factor for n, factor in zip(volume.shape, factors, strict=True))
     split = volume.reshape(x, factors[0], y, factors[1], z, factors[2]).permute(0, 2, 4, 1, 3, 5)
     return split.reshape(x, y, z, -1)

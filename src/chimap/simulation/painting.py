@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from chimap.simulation.atlas import Atlas, Grid
+from chimap.simulation.nuclei import SMALL_NUCLEI
 from chimap.simulation.shapes import OUTLINES, Point, blend, capsule, chain, ellipsoid, outlined
 from chimap.simulation.tissues import TISSUES
 
@@ -109,7 +110,8 @@ def paint_head(canvas: Canvas, person: Person) -> Tensor:
     for name in OUTLINES:
         grid = outlined(name)
         canvas.paint_shape(name, _point(grid.low), _point(grid.high), lambda p, grid=grid: grid.at(p)[0], both=True)
-    _small_nuclei(canvas)
+    for nucleus in SMALL_NUCLEI:
+        canvas.paint_shape(nucleus.name, nucleus.low, nucleus.high, nucleus.distance, both=True)
     return brain
 
 
@@ -259,34 +261,3 @@ def _brain(canvas: Canvas, person: Person) -> Tensor:
     result = torch.zeros(points.shape[1])
     result[where] = brain
     return result
-
-
-def _small_nuclei(canvas: Canvas) -> None:
-    shape = partial(canvas.paint_shape, both=True)
-
-    shape("red nucleus", (0, -26, -14), (10, -14, -3), lambda p: ellipsoid(p, (4.8, -19.5, -8), (3.0, 3.4, 4.4)))
-    nigra = [(6, -13, -15), (9.5, -15, -13), (13, -19.5, -10)]
-
-    def crescent(points: Tensor) -> Tensor:
-        rods = chain(points, nigra, [1.6, 2.0, 1.3])
-        lower = chain(points - torch.tensor([0.0, -0.5, -2.5])[:, None], nigra, [1.2, 1.6, 1.0])
-        return torch.minimum(rods, lower)
-
-    shape("substantia nigra", (0, -26, -22), (18, -8, -5), crescent)
-    shape(
-        "subthalamic nucleus",
-        (4, -18, -11),
-        (16, -8, -2),
-        lambda p: chain(p, [(9, -11.5, -8), (12.5, -14, -5.5)], [1.5, 1.6]),
-    )
-
-    def crumpled(points: Tensor) -> Tensor:
-        """A folded sheet, open towards the middle and the front."""
-        x, y, z = (points[i] - middle for i, middle in enumerate((15.5, -58.0, -35.0)))
-        around = torch.atan2(z / 5.6, x / 6.8)
-        fold = 0.9 * torch.sin(7 * around + 0.35 * y)
-        sheet = (ellipsoid(points, (15.5, -58, -35), (6.8, 9.0, 5.6)) + fold).abs() - 1.0
-        hilus = capsule(points, (12, -52, -33), (4, -44, -28), 4.0)
-        return torch.maximum(sheet, -hilus)
-
-    shape("dentate nucleus", (5, -72, -46), (26, -44, -24), crumpled)

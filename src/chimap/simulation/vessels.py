@@ -7,20 +7,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from chimap.arrays import Shape, Triple
 from chimap.simulation.atlas import Atlas
 from chimap.simulation.shapes import Point
+from chimap.simulation.tissues import TISSUES
 
 
 @dataclass(frozen=True)
 class Vein:
-    """Points (n, 3) in atlas coordinates [mm], less than a millimetre apart, and the radius [mm] at each."""
+    """Points (n, 3) [mm], less than a millimetre apart along a vein, and the radius [mm] at each."""
 
     points: Tensor
     radii: Tensor
 
 
 def veins(atlas: Atlas, generator: torch.Generator) -> list[Vein]:
-    """Sinuses of the dura, deep veins, veins of the cortex and of the white matter."""
+    """Sinuses of the dura, deep veins, veins of the cortex and of the white matter, in atlas coordinates."""
     return [*_sinuses(atlas), *_deep(generator), *_cortical(atlas, generator), *_medullary(generator)]
 
 
@@ -145,34 +147,102 @@ def _medullary(generator: torch.Generator) -> list[Vein]:
     return lines
 
 
-def vein_share(lines: list[tuple[Tensor, Tensor]], shape: tuple[int, ...], voxel_size: tuple[float, ...]) -> Tensor:
+def grown_veins(labels: Tensor, mask: Tensor, voxel_size: Triple, *, generator: torch.Generator) -> Vein:
+    """Veins of a brain that is known by its labels only, as branching random walks.
+
+    Medullary veins stand in white matter, away from the middle of the brain; those of the surface run in the fluid
+    of the sulci and send branches inwards; deep ones run along the ventricles. About as many as a 3 T scan shows.
+
+    Args:
+        labels: Of `tissues.TISSUES`, shape (x, y, z).
+        mask: Brain.
+        voxel_size: [mm].
+        generator: On the device of the labels.
+
+    Returns:
+        All points in one (n, 3), in mm from the first voxel, and their radii.
+    """
+    size = torch.tensor(voxel_size, device=labels.device)
+    centre = torch.tensor([(n - 1) / 2 for n in labels.shape], device=labels.device) * size
+    volume = math.prod(voxel_size)
+    found: list[Vein] = []
+    csf, white = labels == TISSUES["csf"].label, labels == TISSUES["white matter"].label
+    for where, per_voxel, radius, length, bias in (
+        (white, volume / 900, (0.2, 0.5), 22.0, "outwards"),
+        (csf & mask, volume / 500, (0.4, 1.1), 40.0, "around"),
+    ):
+        chosen = torch.rand(labels.shape, generator=generator, device=labels.device) < per_voxel
+        start = torch.nonzero(chosen & where).float() * size
+        if not len(start):
+            continue
+        outwards = torch.nn.functional.normalize(start - centre, dim=1)
+        stray = torch.randn(start.shape, generator=generator, device=start.device)
+        if bias == "outwards":
+            direction = outwards + 0.5 * stray
+        else:
+            direction = stray - (stray * outwards).sum(dim=1, keepdim=True) * outwards
+        low, high = radius
+        thick = low + (high - low) * torch.rand(len(start), generator=generator, device=start.device).square()
+        paths, radii = _walk(start, direction, thick, length, generator)
+        found.append(Vein(paths.flatten(0, 1), radii.flatten()))
+        # branches leave somewhere along the way, two for each
+        node = torch.randint(paths.shape[1], (2, len(start)), generator=generator, device=start.device)
+        every = torch.arange(len(start), device=start.device)
+        forks = torch.cat([paths[every, one] for one in node])
+        inwards = torch.cat([direction, direction]) - 0.5 * torch.nn.functional.normalize(forks - centre, dim=1)
+        inwards = inwards + 0.8 * torch.randn(forks.shape, generator=generator, device=start.device)
+        paths, radii = _walk(forks, inwards, 0.65 * torch.cat([thick, thick]), length / 2, generator)
+        found.append(Vein(paths.flatten(0, 1), radii.flatten()))
+    if not found:
+        return Vein(torch.zeros(0, 3, device=labels.device), torch.zeros(0, device=labels.device))
+    return Vein(torch.cat([vein.points for vein in found]), torch.cat([vein.radii for vein in found]))
+
+
+def _walk(
+    start: Tensor, direction: Tensor, radius: Tensor, length: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Random walks (n, steps, 3) [mm] that keep their direction for a while, tapering; and their radii (n, steps)."""
+    step, steps = 0.5, round(length / 0.5)
+    turns = torch.randn(len(start), steps, 3, generator=generator, device=start.device) * 0.14
+    heading = torch.nn.functional.normalize(direction, dim=1)[:, None] + turns.cumsum(dim=1)
+    heading = torch.nn.functional.normalize(heading, dim=2)
+    # lengths differ: what goes on beyond its own has no radius
+    share = torch.linspace(0, 1, steps, device=start.device)
+    ends = 0.4 + 0.6 * torch.rand(len(start), 1, generator=generator, device=start.device)
+    radii = radius[:, None] * (1 - 0.5 * share / ends) * (share <= ends)
+    return start[:, None] + step * heading.cumsum(dim=1), radii
+
+
+def vein_share(points: Tensor, radii: Tensor, shape: Shape, voxel_size: Triple) -> Tensor:
     """Share of each voxel that is vein, shape (x, y, z), 0 to 1.
 
     Args:
-        lines: Points (n, 3) in voxels and radius (n,) in mm.
+        points: In voxels, less than one apart along a vein, shape (n, 3).
+        radii: [mm], shape (n,).
         shape: Grid.
         voxel_size: [mm].
     """
-    size = torch.tensor(voxel_size)
-    width = float(size.prod()) ** (1 / 3)
-    share = torch.zeros(math.prod(shape))
-    points = torch.cat([line[0] for line in lines])
-    radii = torch.cat([line[1] for line in lines])
-    limit = torch.tensor(shape)
-    group = torch.ceil(radii).int()  # points of like radius share one box of neighbours
+    size = torch.tensor(voxel_size, device=points.device)
+    limit = torch.tensor(shape, device=points.device)
+    width = math.prod(voxel_size) ** (1 / 3)
+    share = torch.zeros(math.prod(shape), device=points.device)
+    near = ((points > -5) & (points < limit + 5)).all(dim=1) & (radii > 0)
+    points, radii = points[near], radii[near]
+    group = torch.ceil(radii * 2).int()  # points of like radius share one box of neighbours
     for level in group.unique().tolist():
         chosen, radius = points[group == level], radii[group == level]
-        reach = [int((level + width) / step) + 1 for step in voxel_size]
-        box = torch.cartesian_prod(*[torch.arange(-n, n + 1) for n in reach])
-        near = ((chosen > -5) & (chosen < limit + 5)).all(dim=1)
-        chosen, radius = chosen[near], radius[near]
-        for some, radius_of_some in zip(chosen.split(4000), radius.split(4000), strict=True):
-            voxels = some.round().long()[:, None] + box
-            distance = ((voxels - some[:, None]) * size).norm(dim=2)
-            covered = ((radius_of_some[:, None] - distance) / width + 0.5).clamp(0, 1)
+        # a voxel is touched up to radius + width / 2 from the point, which lies up to half a voxel off the centre
+        reach = [int((level / 2 + width / 2) / step + 0.5) for step in voxel_size]
+        box = torch.cartesian_prod(*[torch.arange(-n, n + 1, device=points.device) for n in reach])
+        for some, radius_of_some in zip(chosen.split(8000), radius.split(8000), strict=True):
+            centre = some.round()
+            distance = ((centre - some)[:, None] + box).mul_(size).square_().sum(dim=2).sqrt_()
+            covered = ((radius_of_some[:, None] - distance) / width + 0.5).clamp_(0, 1)
             # a vein thinner than a voxel cannot fill it
             covered *= (radius_of_some[:, None] ** 2 * math.pi / width**2).clamp_max(1)
-            ok = ((voxels >= 0) & (voxels < limit)).all(dim=2) & (covered > 0)
-            flat = (voxels[..., 0] * shape[1] + voxels[..., 1]) * shape[2] + voxels[..., 2]
-            share.scatter_reduce_(0, flat[ok], covered[ok], reduce="amax")
+            row, column = covered.nonzero(as_tuple=True)
+            voxels = centre.long()[row] + box[column]
+            ok = ((voxels >= 0) & (voxels < limit)).all(dim=1)
+            flat = (voxels[:, 0] * shape[1] + voxels[:, 1]) * shape[2] + voxels[:, 2]
+            share.scatter_reduce_(0, flat[ok], covered[row, column][ok], reduce="amax")
     return share.reshape(shape)

@@ -1,0 +1,241 @@
+"""A head from a label map: susceptibility, magnitude and decay of a person on any grid.
+
+The same function makes a whole head for a benchmark and, on a small grid anywhere in the brain, what one training
+sample is made of; on a CPU or a GPU, wherever the label map lies.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample, interpolate
+
+from chimap.arrays import Shape, Triple
+from chimap.simulation.head import Head, blocks, check_grid, rotation_matrix, surrounding_grid
+from chimap.simulation.labels import LabelMap
+from chimap.simulation.smooth_noise import smooth_noise
+from chimap.simulation.tissues import BRAIN_LABELS, NAMES, TISSUES
+from chimap.simulation.vessels import grown_veins, vein_share
+
+LABELS = 64
+"""Length of a table of values; labels are below."""
+OCTAVES = ((20.0, 0.55), (8.0, 0.48), (3.5, 0.52), (1.7, 0.44))
+"""Grain [mm] and weight of the variation within tissues; the squared weights add up to 1."""
+
+
+def literature_values(generator: torch.Generator, *, spread: float = 1.0) -> Tensor:
+    """Values of every tissue, drawn around those of the literature.
+
+    Args:
+        generator: On a CPU.
+        spread: 0 for the values of `tissues.TISSUES`; at 1, chi has an SD of 15 % and at least 0.005 ppm, m0 of 5 %,
+            R2* of 15 %, and the variation within a tissue of about a third.
+
+    Returns:
+        chi [ppm], m0, R2* [1/s] at 3 T, SD of chi within the tissue [ppm], 1 in the brain: shape (5, LABELS).
+    """
+    table = torch.zeros(5, LABELS)
+    draws = spread * torch.randn(4, LABELS, generator=generator).clamp(-2.5, 2.5)
+    for name, tissue in TISSUES.items():
+        label = tissue.label
+        chi, m0, r2star, variation = draws[:, label].tolist()
+        width = 0.0 if name == "air" else max((0.15 if tissue.brain else 0.1) * abs(tissue.chi), 0.005)
+        table[:, label] = torch.tensor(
+            [
+                tissue.chi + width * chi,
+                tissue.m0 * (1 + 0.05 * m0),
+                tissue.r2star * math.exp(0.15 * r2star),
+                tissue.variation * math.exp(0.3 * variation),
+                float(tissue.brain),
+            ]
+        )
+    return table
+
+
+def hybrid_values(generator: torch.Generator) -> Tensor:
+    """Values of every tissue with no regard to the literature's chi: what keeps a network from learning anatomy.
+
+    In the brain each tissue's chi is Gaussian around a random mean, a Gaussian mixture over the brain, in one of very
+    different widths. What lies outside keeps `literature_values`, so that background fields stay as strong as they are.
+
+    Args:
+        generator: On a CPU.
+
+    Returns:
+        As `literature_values`.
+
+    References:
+        NeXtQSM's hybrid data: Cognolato et al. 2023, doi:10.1016/j.media.2022.102700, after Billot et al. 2020,
+        arXiv:2003.01995. The paper gives no widths in ppm; 0.03 to 0.3 ppm are ours.
+    """
+    table = literature_values(generator)
+    width = 0.03 * 10 ** float(torch.rand(1, generator=generator))
+    means = width * torch.randn(LABELS, generator=generator)
+    deviations = width * (0.05 + 0.3 * torch.rand(LABELS, generator=generator))
+    brain = table[4] > 0
+    table[0] = torch.where(brain, means, table[0])
+    table[3] = torch.where(brain, deviations, table[3])
+    table[1] *= torch.where(brain, 0.6 + 0.6 * torch.rand(LABELS, generator=generator), 1.0)
+    table[2] *= torch.where(brain, 0.5 + 1.5 * torch.rand(LABELS, generator=generator), 1.0)
+    return table
+
+
+def label_head(
+    label_map: LabelMap,
+    shape: Shape = (176, 208, 176),
+    voxel_size: Triple = (1.0, 1.0, 1.0),
+    *,
+    grid_rotation: Triple = (0.0, 0.0, 0.0),
+    head_rotation: Triple = (0.0, 0.0, 0.0),
+    head_shift: Triple = (0.0, 0.0, 0.0),
+    head_scale: float | Triple = 1.0,
+    bend: float = 1.0,
+    values: Tensor | None = None,
+    veins: bool = True,
+    seed: int = 0,
+) -> Head:
+    """Make a head of a label map on a grid.
+
+    Rotations are as in `built_in_head`: angles about the scanner's x, then y, then z. The grid's middle is the
+    isocentre; without a shift, the middle of the brain lies there. Tissues mix at their borders, voxels much longer
+    than those of the label map are averages of finer ones, and chi varies within a tissue over 2 to 20 mm. Inside the
+    brain mask chi is that of the brain alone: bone that shares a voxel with it counts as outside.
+
+    Args:
+        label_map: Its device is the result's.
+        shape: Grid.
+        voxel_size: [mm].
+        grid_rotation: Of the voxel axes [rad].
+        head_rotation: Of the head [rad].
+        head_shift: Of the head in the scanner [mm].
+        head_scale: Size, one factor or one for each of the head's axes.
+        bend: SD [mm] of a smooth displacement of 25 mm grain.
+        values: As from `literature_values`, which is drawn from if None.
+        veins: Let veins grow.
+        seed: Of values, bend, veins and texture.
+
+    Raises:
+        InputError: A grid or voxel size that cannot be used.
+    """
+    scale: Triple = head_scale if isinstance(head_scale, tuple) else (head_scale, head_scale, head_scale)
+    for factor in scale:
+        check_grid(shape, voxel_size, factor)
+    device = label_map.classes.device
+    host = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
+    table = literature_values(host) if values is None else values
+    turn = rotation_matrix(grid_rotation)
+    warp = bend * smooth_noise((14, 14, 14), (25.0, 25.0, 25.0), 25.0, generator=host, channels=3)
+    place = _Placement(label_map, turn, rotation_matrix(head_rotation), head_shift, scale, warp)
+
+    factors = [max(math.floor(size / limit), 1) for size, limit in zip(voxel_size, (1.6, 1.6, 1.6), strict=True)]
+    fine_shape = [n * factor for n, factor in zip(shape, factors, strict=True)]
+    fine_size = [size / factor for size, factor in zip(voxel_size, factors, strict=True)]
+    at = place.at(fine_shape, fine_size)
+    volumes, labels = _sampled(label_map.classes, at, table)
+    if max(factors) > 1:
+        volumes = torch.stack([blocks(volume, factors).mean(dim=-1) for volume in volumes])
+        labels = blocks(labels, factors).mode(dim=-1).values
+    chi, m0, decay, variation, brain, chi_of_brain = volumes
+    r2star = decay / m0.clamp_min(1e-6)  # `decay` is m0 R2*: the mean is over what gives signal
+
+    texture = torch.zeros_like(chi)
+    for grain, weight in OCTAVES:
+        texture += weight * smooth_noise(shape, voxel_size, grain, generator=generator)
+    # iron and myelin go with R2*, water content against it
+    r2star *= 1 + 0.08 * texture.clamp(-3, 3)
+    m0 *= 1 - 0.025 * texture.clamp(-3, 3)
+    brain_labels = torch.tensor(BRAIN_LABELS, dtype=labels.dtype, device=device)
+    mask = (brain > 0.5) & torch.isin(labels, brain_labels)
+    chi = torch.where(mask, chi_of_brain / brain.clamp_min(0.5), chi) + variation * texture
+    if veins:
+        vein = grown_veins(labels, mask, voxel_size, generator=generator)
+        share = vein_share(vein.points / torch.tensor(voxel_size, device=device), vein.radii, shape, voxel_size) * mask
+        for volume, row in ((chi, 0), (m0, 1), (r2star, 2)):
+            volume += share * (table[row, TISSUES["blood"].label] - volume)
+        labels = torch.where(share > 0.5, TISSUES["blood"].label, labels)
+
+    around = surrounding_grid(shape, voxel_size)
+    points = [2 if step > 1 else 1 for step in around.step]
+    at = place.at(
+        [n * k for n, k in zip(around.shape, points, strict=True)],
+        [size / k for size, k in zip(around.voxel_size, points, strict=True)],
+        around.middle,
+    )
+    far = _nearest(label_map.classes, at).int().flatten()
+    coarse = []
+    for row in (table[0], table[0] * table[4]):
+        fine = row.to(device).index_select(0, far).reshape(at.shape[1:])
+        coarse.append(blocks(fine, points).mean(dim=-1))
+    affine = np.eye(4)
+    affine[:3, :3] = turn.numpy() * np.asarray(voxel_size)
+    affine[:3, 3] = -affine[:3, :3] @ ((np.asarray(shape) - 1) / 2)
+    return Head(
+        chi=chi,
+        m0=m0,
+        r2star=r2star,
+        labels=labels,
+        mask=mask,
+        voxel_size=(float(voxel_size[0]), float(voxel_size[1]), float(voxel_size[2])),
+        affine=affine,
+        surroundings=coarse[0],
+        brain_around=coarse[1],
+        step=around.step,
+        margin=around.margin,
+        label_names=dict(NAMES),
+    )
+
+
+class _Placement:
+    """Where the voxels of a grid lie in a label map."""
+
+    def __init__(self, label_map: LabelMap, turn: Tensor, rotation: Tensor, shift: Triple, scale: Triple, warp: Tensor):
+        self.device = label_map.classes.device
+        self.size = torch.tensor(label_map.voxel_size)
+        self.middle = torch.tensor(label_map.middle)
+        self.turn, self.rotation = turn, rotation
+        self.shift, self.scale, self.warp = torch.tensor(shift), torch.tensor(scale), warp
+
+    def at(self, shape: Sequence[int], size: Sequence[float], middle: Sequence[float] = (0.0, 0.0, 0.0)) -> Tensor:
+        """Voxel indices (3, x, y, z) in the label map. The bend is smooth, so few points tell all of them."""
+        nodes = [max(round(n * d / 8) + 1, 2) for n, d in zip(shape, size, strict=True)]
+        axes = [
+            torch.linspace(-(n - 1) / 2 * d + m, (n - 1) / 2 * d + m, count)
+            for n, d, m, count in zip(shape, size, middle, nodes, strict=True)
+        ]
+        scanner = self.turn @ torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
+        head = (self.rotation.T @ (scanner - self.shift[:, None])) / self.scale[:, None]
+        # the lattice of the bend spans 325 mm about the middle of the brain
+        where = (head / 162.5).flip(0).T.reshape(1, 1, 1, -1, 3)
+        head += grid_sample(self.warp[None], where, padding_mode="border", align_corners=True).reshape(3, -1)
+        index = ((head + self.middle[:, None]) / self.size[:, None]).reshape(1, 3, *nodes)
+        return interpolate(index.to(self.device), size=list(shape), mode="trilinear", align_corners=True)[0]
+
+
+def _sampled(classes: Tensor, at: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    """chi, m0, m0 R2*, variation, brain and chi times brain (6, x, y, z), tissues mixed at their borders; and the
+    label of each voxel (x, y, z)."""
+    labels = _nearest(classes, at)
+    box = []
+    for n, places in zip(classes.shape, at, strict=True):
+        low = min(max(int(places.min().floor()), 0), n - 2)
+        box.append(slice(low, max(min(int(places.max().ceil()) + 1, n), low + 2)))
+    part = classes[tuple(box)]
+    values = torch.stack([table[0], table[1], table[1] * table[2], table[3], table[4], table[0] * table[4]])
+    source = values.to(classes.device).index_select(1, part.flatten().int()).reshape(6, *part.shape)
+    # grid_sample counts axes from the last, from -1 to 1
+    low = torch.tensor([one.start for one in box], device=at.device)
+    scale = 2 / (torch.tensor(part.shape, device=at.device) - 1)
+    where = ((at.permute(1, 2, 3, 0) - low) * scale - 1).flip(-1)
+    volumes = grid_sample(source[None], where[None], mode="bilinear", padding_mode="border", align_corners=True)[0]
+    return volumes, labels
+
+
+def _nearest(classes: Tensor, at: Tensor) -> Tensor:
+    """Labels at voxel indices (3, x, y, z), the outermost ones beyond the map: air, and below it the neck."""
+    flat = torch.zeros(at.shape[1:], dtype=torch.int32, device=at.device)
+    for n, places in zip(classes.shape, at, strict=True):
+        flat = flat * n + places.round().clamp_(0, n - 1).int()
+    return classes.flatten()[flat]
