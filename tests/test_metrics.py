@@ -128,6 +128,29 @@ def test_ssim_against_gaussian_moments_by_scipy():
     assert metrics.ssim(chi.float(), truth.float(), mask) == pytest.approx(float(local[counted].mean()), rel=1e-4)
 
 
+@pytest.mark.parametrize("lift", [0.0, 0.5])
+@pytest.mark.parametrize("corner", [(0, 0, 0), (9, 8, 7), (20, 16, 12)])
+def test_values_are_those_of_the_whole_grid(corner, lift):
+    """Filters see the mask's box only; two voxels far away make the box the whole grid.
+
+    Lifted maps are above zero everywhere, so that the smallest value is the zero outside the mask.
+    """
+    torch.manual_seed(1)
+    truth = 0.05 * torch.randn(31, 27, 23) + lift
+    chi = 0.8 * truth + 0.01 * torch.randn(31, 27, 23)
+    mask = torch.zeros(31, 27, 23, dtype=torch.bool)
+    mask[tuple(slice(c, c + 11) for c in corner)] = True
+    full = mask.clone()
+    full[0, 0, 0] = full[-1, -1, -1] = True  # the bounding box becomes the grid
+    a, b = chi * mask, truth * mask
+    assert metrics.hfen(chi, truth, mask) == pytest.approx(metrics.hfen(a, b, full), rel=1e-9)
+    assert metrics.ssim(chi, truth, mask) == pytest.approx(metrics.ssim(a, b, full), rel=1e-9)
+    assert metrics.psnr(chi, truth, mask) == pytest.approx(metrics.psnr(a, b, full), rel=1e-9)
+    added = int(full.sum() - mask.sum())  # far from the mask, where both maps are zero and the similarity is 1
+    expected = (metrics.xsim(a, b, full) * int(full.sum()) - added) / int(mask.sum())
+    assert metrics.xsim(chi, truth, mask) == pytest.approx(expected, rel=1e-9)
+
+
 def test_equal_maps_are_perfect():
     truth = torch.randn(8, 9, 10)
     mask = torch.rand(8, 9, 10) > 0.3

@@ -93,8 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     invert.set_defaults(function=_invert)
 
     evaluate = commands.add_parser("evaluate", help="how far a chi map is from the truth")
-    evaluate.add_argument("chi", type=Path)
-    evaluate.add_argument("--truth", type=Path, required=True, metavar="FILE")
+    evaluate.add_argument("chi", type=Path, metavar="CHI", help="the map in question [ppm]")
+    evaluate.add_argument("--truth", type=Path, required=True, metavar="FILE", help="on the same grid [ppm]")
     evaluate.add_argument("--mask", type=Path, metavar="FILE", help="where the truth is not zero if not given")
     evaluate.add_argument(
         "--segmentation",

@@ -59,7 +59,7 @@ def hfen(chi: Volume, truth: Volume, mask: Mask) -> float:
     gauss = gauss / gauss.sum()
     kernel = (squared / sigma2**2 - 3 / sigma2) * gauss
     kernel = kernel - kernel.mean()
-    chi, truth, mask = _around_mask(chi, truth, mask, 7)
+    chi, truth, mask = _around_mask(chi, truth, mask, reach=7)
     a = _convolve(chi.double() * mask, kernel)
     b = _convolve(truth.double() * mask, kernel)
     return float(100 * (a - b).norm() / b.norm())
@@ -75,7 +75,7 @@ def ssim(chi: Volume, truth: Volume, mask: Mask) -> float:
     References:
         Wang et al. 2004, doi:10.1109/TIP.2003.819861.
     """
-    chi, truth, mask = _around_mask(chi, truth, mask, 2)
+    chi, truth, mask = _around_mask(chi, truth, mask)
     a, b = _rescaled(chi, truth, mask)
     similarity = _similarity(a, b, _gaussian(1.5, 2), c1=(0.01 * 255) ** 2, c2=(0.03 * 255) ** 2, replicate=False)
     return float(similarity[chi * mask != 0].mean())
@@ -83,7 +83,7 @@ def ssim(chi: Volume, truth: Volume, mask: Mask) -> float:
 
 def psnr(chi: Volume, truth: Volume, mask: Mask) -> float:
     """Peak signal to noise ratio [dB] after the rescaling of `ssim`: peak 255, error over the whole grid."""
-    a, b = _rescaled(*_around_mask(chi, truth, mask, 1))
+    a, b = _rescaled(*_around_mask(chi, truth, mask))
     return float(10 * torch.log10(255**2 / ((a - b).square().sum() / mask.numel())))
 
 
@@ -93,7 +93,7 @@ def xsim(chi: Volume, truth: Volume, mask: Mask) -> float:
     References:
         Milovic et al. 2024, doi:10.1002/mrm.30271.
     """
-    chi, truth, mask = _around_mask(chi, truth, mask, 3)
+    chi, truth, mask = _around_mask(chi, truth, mask)
     similarity = _similarity(
         chi.double() * mask, truth.double() * mask, _gaussian(1.5, 3), c1=1e-4, c2=1e-6, replicate=True
     )
@@ -119,10 +119,11 @@ def _inside(volume: Volume, mask: Mask) -> Tensor:
     return volume[mask].double()
 
 
-def _around_mask(chi: Volume, truth: Volume, mask: Mask, reach: int) -> tuple[Volume, Volume, Mask]:
-    """Cut to the mask's bounding box and what a filter of this half-width sees around it.
+def _around_mask(chi: Tensor, truth: Tensor, mask: Tensor, *, reach: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut to the mask's bounding box and `reach` voxels around it: heads have much air, and no value changes.
 
-    Masked maps are zero further out, and a filter gives zero there: no value changes, and heads have much air.
+    Masked maps are zero further out. A rim of 1 keeps a zero in the range of `_rescaled`, and padding that repeats
+    the rim repeats zeros; a norm over the whole grid needs all that the filter spreads.
     """
     box = bounding_box(mask, (reach, reach, reach))
     return chi[box], truth[box], mask[box]

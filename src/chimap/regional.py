@@ -135,8 +135,8 @@ def lesions(chi: Volume, truth: Volume, mask: Mask, marked: Mask, *, sign: int) 
     the same steps on the truth. The functions behind the challenge's final tables are not public, so values need
     not equal those.
 
-    Added here: voxels outside the mask do not count. Lesions are 26-connected; those whose boxes overlap are one,
-    and the boxes of others count neither as rim nor as outer box. A haemorrhage is treated as a calcification of
+    Added here: voxels outside the mask do not count. What touches, or has boxes that overlap, is one lesion; the
+    boxes of others count neither as rim nor as outer box. A haemorrhage is treated as a calcification of
     the maps turned around. Where no threshold serves, moment and streak are NaN; where none of the box is below
     it, the moment is 0 and the streak NaN.
 
@@ -407,7 +407,7 @@ def _eroded(region: Mask) -> Mask:
 def _lesion_boxes(marked: Mask) -> list[Box]:
     """Bounding boxes grown by 3 voxels, those that overlap joined until none do."""
     whole = bounding_box(marked)
-    parts, _ = ndimage.label(marked[whole].cpu().numpy(), np.ones((3, 3, 3)))  # pyright: ignore
+    parts, _ = ndimage.label(marked[whole].cpu().numpy())  # pyright: ignore[reportGeneralTypeIssues]
     bare = [_shifted(box, whole) for box in ndimage.find_objects(parts)]
     boxes: list[Box] = []
     while bare:

@@ -48,7 +48,7 @@ CHALLENGE: dict[int, str] = {
     15: "muscle",
     16: "calcification",
 }
-"""The 2019 reconstruction challenge (Marques et al. 2021, doi:10.1002/mrm.28716); 6 holds the subthalamic nucleus too."""
+"""The 2019 reconstruction challenge (Marques et al. 2021, doi:10.1002/mrm.28716). 6 holds the subthalamic nucleus."""
 
 _PAIRS = {
     "white matter": (2, 41),

@@ -55,24 +55,24 @@ def evaluate(*, chi: Path, truth: Path, mask: Path | None, segmentation: Path | 
             raise InputError(f"{segmentation} marks no region inside the mask")
         console.print(assumed)
     size = space.voxel_size(truth_affine)
-    report = regional.report(found, true, inside, regions, size)
     table = None if segmentation is None else _table_beside(segmentation)
-    record = {
-        "inputs": {
-            "chi": chi.name,
-            "truth": truth.name,
-            "mask": "where the truth is not zero" if mask is None else mask.name,
-            "segmentation": None if segmentation is None else segmentation.name,
-            "table of names": None if table is None or not table.exists() else table.name,
-        },
-        "notes": notes,
-        "scheme of the segmentation": None if regions is None else regions.scheme,
-        "assumed about the segmentation": assumed,
-        "voxel size [mm]": size,
-        **report,
-        "versions": versions(),
-    }
-    with whole_file(target) as temporary:
+    with whole_file(target) as temporary:  # a place that cannot be written to is refused before anything is measured
+        report = regional.report(found, true, inside, regions, size)
+        record = {
+            "inputs": {
+                "chi": chi.name,
+                "truth": truth.name,
+                "mask": "where the truth is not zero" if mask is None else mask.name,
+                "segmentation": None if segmentation is None else segmentation.name,
+                "table of names": None if table is None or not table.exists() else table.name,
+            },
+            "notes": notes,
+            "scheme of the segmentation": None if regions is None else regions.scheme,
+            "assumed about the segmentation": assumed,
+            "voxel size [mm]": size,
+            **report,
+            "versions": versions(),
+        }
         text = json.dumps(_plain(record), indent=2, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
     _print(report)

@@ -1,11 +1,21 @@
-"""Acquisitions as BIDS names and describes them (multi-echo gradient echo, "MEGRE")."""
+"""Acquisitions as BIDS names and describes them (multi-echo gradient echo, "MEGRE"), and derivatives of them."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from chimap import __version__
+from chimap.errors import InputError
 from chimap.io.nifti import write_volume
+from chimap.io.scaling import TURN
 from chimap.scan import Scan
+
+BIDS_VERSION = "1.10.0"
 
 
 @dataclass(frozen=True)
@@ -16,25 +26,95 @@ class MegreFiles:
     magnitude: tuple[Path, ...]
 
 
-def write_megre(folder: Path, scan: Scan, *, subject: str = "01") -> MegreFiles:
+@dataclass(frozen=True)
+class Storage:
+    """How a vendor's files hold phase.
+
+    Attributes:
+        manufacturer: As sidecars write it; None for none.
+        low: Stored value of -pi; None for radians.
+        turn: Stored values in one turn.
+        sign: -1 where phase falls with a stronger field.
+    """
+
+    manufacturer: str | None = None
+    low: int | None = None
+    turn: int = 0
+    sign: int = 1
+
+
+STORAGE: dict[str, Storage] = {
+    "radians": Storage(),
+    "siemens": Storage("Siemens", -4096, 8192),
+    "philips": Storage("Philips", 0, 4096),
+    "ge": Storage("GE MEDICAL SYSTEMS", -3142, 6283, -1),
+}
+"""How phase lies in files, by vendor: the ranges that `scaling` knows."""
+
+
+def write_megre(
+    folder: Path, scan: Scan, *, subject: str = "01", vendor: str = "radians", sign: int | None = None
+) -> MegreFiles:
     """Write a scan as sub-<subject>_echo-<n>_part-<phase|mag>_MEGRE.nii.gz and .json.
 
     Args:
         folder: Exists.
-        scan: Phase is written in rad, wrapped, in the package's sign.
+        scan: Its phase is written wrapped.
         subject: BIDS label, letters and digits.
+        vendor: How phase is stored, a name of `STORAGE`.
+        sign: 1 or -1, for a scanner with another sign of phase than the vendor has; its reader has to be told.
+
+    Raises:
+        InputError: No such vendor.
 
     References:
         BIDS 1.10, quantitative MRI appendix; Gorgolewski et al. 2016, doi:10.1038/sdata.2016.44.
     """
+    if vendor not in STORAGE:
+        raise InputError(f"no storage is called {vendor!r}; there are {', '.join(STORAGE)}")
+    storage = STORAGE[vendor]
     written: dict[str, list[Path]] = {"phase": [], "mag": []}
     for echo, echo_time in enumerate(scan.echo_times):
-        for part, volumes, units in (("phase", scan.phase, "rad"), ("mag", scan.magnitude, "arbitrary")):
+        for part, volumes in (("phase", scan.phase), ("mag", scan.magnitude)):
             if volumes is None:
                 continue
+            volume, units = volumes[echo], "arbitrary"
+            if part == "phase":
+                volume, units = _stored(volume * (storage.sign if sign is None else sign), storage)
             path = folder / f"sub-{subject}_echo-{echo + 1}_part-{part}_MEGRE.nii.gz"
-            write_volume(path, volumes[echo], scan.affine, description=f"{part} [{units}]")
+            write_volume(path, volume, scan.affine, description=f"{part} [{units}]")
             sidecar = {"EchoTime": echo_time, "MagneticFieldStrength": scan.field_strength, "Units": units}
-            path.with_name(path.name.replace(".nii.gz", ".json")).write_text(json.dumps(sidecar, indent=2) + "\n")
+            if storage.manufacturer:
+                sidecar["Manufacturer"] = storage.manufacturer
+            write_json(json_beside(path), sidecar)
             written[part].append(path)
     return MegreFiles(tuple(written["phase"]), tuple(written["mag"]))
+
+
+def write_description(folder: Path, name: str, *, derivative: bool = False) -> None:
+    """Write the dataset_description.json that makes a folder a BIDS dataset."""
+    about: dict[str, Any] = {
+        "Name": name,
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative" if derivative else "raw",
+        "GeneratedBy": [{"Name": "chimap", "Version": __version__}],
+    }
+    write_json(folder / "dataset_description.json", about)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a sidecar, the same bytes for the same content."""
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def json_beside(image: Path) -> Path:
+    """The sidecar's place of an image that is called .nii.gz."""
+    return image.with_name(image.name.removesuffix(".nii.gz") + ".json")
+
+
+def _stored(phase: Tensor, storage: Storage) -> tuple[Tensor, str]:
+    """Phase [rad] as the vendor's numbers, int16, and their unit; -pi and pi are one value."""
+    if storage.low is None:
+        return phase, "rad"
+    value = torch.floor((phase / TURN + 0.5) * storage.turn).remainder(storage.turn) + storage.low
+    return value.to(torch.int16), "arbitrary"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from nibabel.filebasedimages import ImageFileError
+from nibabel.funcs import as_closest_canonical
 from nibabel.loadsave import load
 from nibabel.nifti1 import Nifti1Image, Nifti1Pair
 from nibabel.spatialimages import HeaderDataError
@@ -22,7 +23,7 @@ from chimap.io.sidecar import read_sidecar
 from chimap.io.space import b0_from_affine, voxel_size
 from chimap.scan import Scan
 
-__all__ = ["b0_from_affine", "read_image", "read_mask", "read_scan", "read_volume", "write_volume"]
+__all__ = ["b0_from_affine", "read_image", "read_labels", "read_mask", "read_scan", "read_volume", "write_volume"]
 
 
 def read_scan(
@@ -151,8 +152,28 @@ def read_mask(path: Path, affine: np.ndarray, shape: Sequence[int], like_name: s
     return torch.from_numpy(inside), notes
 
 
+def read_labels(path: Path) -> tuple[np.ndarray, Triple]:
+    """Read a label map, its axes turned to the right, the front and up, as close as whole turns bring them.
+
+    Returns:
+        Values as stored, int32, shape (x, y, z), and voxel size [mm].
+
+    Raises:
+        InputError: As `read_volume`, or values that are no whole numbers.
+    """
+    image = read_image(path)
+    values = _one_volume(image)
+    whole = values.astype(np.int32)
+    if not np.array_equal(whole, values):
+        raise InputError(f"{image.name} holds values that are no whole numbers: it is no label map")
+    turned = as_closest_canonical(Nifti1Image(whole, image.affine))
+    return np.ascontiguousarray(turned.dataobj), voxel_size(np.asarray(turned.affine))
+
+
 def write_volume(path: Path, volume: Tensor, affine: np.ndarray, *, description: str) -> None:
-    """Write a volume as NIfTI: float32, or uint8 where it is a mask. The same input gives the same bytes.
+    """Write a volume as NIfTI: float32, uint8 where it is a mask, uint8 and int16 as they are.
+
+    The same input gives the same bytes.
 
     Args:
         path: .nii.gz or .nii.
@@ -168,7 +189,8 @@ def write_volume(path: Path, volume: Tensor, affine: np.ndarray, *, description:
     if len(description.encode()) > 79:
         raise ValueError(f"the description has {len(description.encode())} bytes, NIfTI holds 79: {description}")
     data = volume.detach().cpu().numpy()
-    data = data.astype(np.uint8 if data.dtype == np.bool_ else np.float32)
+    if data.dtype not in (np.uint8, np.int16):
+        data = data.astype(np.uint8 if data.dtype == np.bool_ else np.float32)
     if data.ndim == 4:
         data = np.moveaxis(data, 0, -1)
     image = Nifti1Image(data, affine)

@@ -194,45 +194,65 @@ def field_kernels(shape: Shape, voxel_size: Triple, *, device: torch.device | No
     )
 
 
-def fields_of(head: Head, *, whole_brain: bool = False, kernels: FieldKernels | None = None) -> tuple[Volume, Volume]:
+def fields_of(head: Head, *, kernels: FieldKernels | None = None) -> tuple[Volume, Volume]:
     """Total field of the head and local field, of the sources inside its brain mask, both [ppm].
-
-    chi counts from air here, so the empty space around the head is zero and needs no grid. A constant has no
-    field, so this changes the total field by nothing, and the local field counts from water.
 
     Args:
         head: On any device.
-        whole_brain: The local field is also that of the brain beyond the grid: for a grid that shows a part of what
-            was scanned. Otherwise what lies beyond is background.
         kernels: From `field_kernels` for this grid, made here if None.
     """
+    return total_field_of(head, kernels=kernels), local_field_of(head, kernels=kernels)
+
+
+def total_field_of(head: Head, *, kernels: FieldKernels | None = None) -> Volume:
+    """Field [ppm] of everything.
+
+    chi counts from air here, so the empty space around the head is zero and needs no grid. A constant has no
+    field, so this changes the field by nothing.
+    """
+    return _field(head, head.chi - AIR_CHI, head.surroundings - AIR_CHI, kernels)
+
+
+def local_field_of(head: Head, *, whole_brain: bool = False, kernels: FieldKernels | None = None) -> Volume:
+    """Field [ppm] of the sources inside the brain mask.
+
+    Args:
+        head: On any device.
+        whole_brain: Also of the brain beyond the grid: for a grid that shows a part of what was scanned. Otherwise
+            what lies beyond is background.
+        kernels: From `field_kernels` for this grid, made here if None.
+    """
+    return _field(head, head.chi * head.mask, head.brain_around if whole_brain else None, kernels)
+
+
+def _field(head: Head, chi: Volume, around: Tensor | None, kernels: FieldKernels | None) -> Volume:
+    """Field [ppm] on the head's grid of chi there and of chi on the coarse grid around it."""
     shape, k, m = head.shape, head.step, head.margin
     inner = [-(-n // step) for n, step in zip(shape, k, strict=True)]
     # the fine grid goes on for one coarse voxel and more, so that what is coarse keeps away from the voxels
-    near = tuple(slice(around - 1, around + n + 1) for around, n in zip(m, inner, strict=True))
+    near = tuple(slice(begin - 1, begin + n + 1) for begin, n in zip(m, inner, strict=True))
     grid = tuple(slice(step, step + n) for step, n in zip(k, shape, strict=True))
-    sources = torch.stack([head.surroundings - AIR_CHI, head.brain_around * whole_brain])
-    fine = sources[:, *near]
-    for axis in range(3):
-        fine = fine.repeat_interleave(k[axis], dim=axis + 1)
-    fine[0, *grid] = head.chi - AIR_CHI
-    fine[1, *grid] = head.chi * head.mask
-    extent = fine.shape[1:]
+    if around is None:
+        fine = chi.new_zeros(_near_shape(shape, k))
+    else:
+        fine = around[near]
+        for axis in range(3):
+            fine = fine.repeat_interleave(k[axis], dim=axis)
+    fine[grid] = chi
     dipole = DipoleModel(
-        extent,
+        fine.shape,
         head.voxel_size,
         head.b0_direction,
-        padding=_near_padding(extent, k),
+        padding=_near_padding(fine.shape, k),
         kernel="green" if kernels is None else kernels.near,
     ).to(fine.device)
-    # one after the other: together they would take twice the memory
-    fields = torch.stack([dipole(volume)[grid] for volume in fine])
+    field = dipole(fine)[grid].clone()
     del dipole, fine
-    sources[:, *near] = 0
-    fields[0] += _far_field(sources[0], head, near, kernels)
-    if whole_brain:
-        fields[1] += _far_field(sources[1], head, near, kernels)
-    return fields[0], fields[1]
+    if around is not None:
+        far = around.clone()
+        far[near] = 0
+        field += _far_field(far, head, near, kernels)
+    return field
 
 
 def _far_field(sources: Tensor, head: Head, near: tuple[slice, ...], kernels: FieldKernels | None) -> Volume:

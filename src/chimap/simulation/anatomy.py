@@ -138,18 +138,18 @@ def label_head(
     if max(factors) > 1:
         volumes = torch.stack([blocks(volume, factors).mean(dim=-1) for volume in volumes])
         labels = blocks(labels, factors).mode(dim=-1).values
-    chi, m0, decay, variation, brain, chi_of_brain = volumes
+    chi_of_brain, chi_of_others, brain, m0, decay = volumes
     r2star = decay / m0.clamp_min(1e-6)  # `decay` is m0 R2*: the mean is over what gives signal
 
-    texture = torch.zeros_like(chi)
+    texture = torch.zeros_like(m0)
     for grain, weight in OCTAVES:
         texture += weight * smooth_noise(shape, voxel_size, grain, generator=generator)
     # iron and myelin go with R2*, water content against it
     r2star *= 1 + 0.08 * texture.clamp(-3, 3)
     m0 *= 1 - 0.025 * texture.clamp(-3, 3)
-    brain_labels = torch.tensor(BRAIN_LABELS, dtype=labels.dtype, device=device)
-    mask = (brain > 0.5) & torch.isin(labels, brain_labels)
-    chi = torch.where(mask, chi_of_brain / brain.clamp_min(0.5), chi) + variation * texture
+    mask = (brain > 0.5) & (_looked_up(table[4], labels) > 0)
+    chi = torch.where(mask, chi_of_brain / brain.clamp_min(0.5), chi_of_brain + chi_of_others)
+    chi += _looked_up(table[3], labels) * texture
     if veins:
         vein = grown_veins(labels, mask, voxel_size, generator=generator)
         share = vein_share(vein.points / torch.tensor(voxel_size, device=device), vein.radii, shape, voxel_size) * mask
@@ -164,11 +164,8 @@ def label_head(
         [size / k for size, k in zip(around.voxel_size, points, strict=True)],
         around.middle,
     )
-    far = _nearest(label_map.classes, at).int().flatten()
-    coarse = []
-    for row in (table[0], table[0] * table[4]):
-        fine = row.to(device).index_select(0, far).reshape(at.shape[1:])
-        coarse.append(blocks(fine, points).mean(dim=-1))
+    far = _nearest(label_map.classes, at)
+    coarse = [blocks(_looked_up(row, far), points).mean(dim=-1) for row in (table[0], table[0] * table[4])]
     affine = np.eye(4)
     affine[:3, :3] = turn.numpy() * np.asarray(voxel_size)
     affine[:3, 3] = -affine[:3, :3] @ ((np.asarray(shape) - 1) / 2)
@@ -186,6 +183,32 @@ def label_head(
         margin=around.margin,
         label_names=dict(NAMES),
     )
+
+
+def brain_share(
+    label_map: LabelMap,
+    extent: Triple,
+    *,
+    grid_rotation: Triple,
+    head_rotation: Triple,
+    head_shift: Triple,
+    head_scale: Triple,
+) -> float:
+    """About which share of a box the brain fills, from a few points and without a bend.
+
+    Args:
+        label_map: As the other arguments, that of `label_head`.
+        extent: Of the box [mm].
+    """
+    turn, rotation, warp = rotation_matrix(grid_rotation), rotation_matrix(head_rotation), torch.zeros(3, 2, 2, 2)
+    place = _Placement(label_map, turn, rotation, head_shift, head_scale, warp)
+    points = (12, 12, 12)
+    labels = _nearest(label_map.classes, place.at(points, [length / 12 for length in extent]))
+    return float(_looked_up(_IN_BRAIN, labels).mean())
+
+
+_IN_BRAIN = torch.zeros(LABELS)
+_IN_BRAIN[list(BRAIN_LABELS)] = 1.0
 
 
 class _Placement:
@@ -215,22 +238,26 @@ class _Placement:
 
 
 def _sampled(classes: Tensor, at: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-    """chi, m0, m0 R2*, variation, brain and chi times brain (6, x, y, z), tissues mixed at their borders; and the
-    label of each voxel (x, y, z)."""
+    """chi of the brain and of the rest, share of brain, m0 and m0 R2* (5, x, y, z), tissues mixed at their borders;
+    and the label of each voxel (x, y, z)."""
     labels = _nearest(classes, at)
     box = []
     for n, places in zip(classes.shape, at, strict=True):
         low = min(max(int(places.min().floor()), 0), n - 2)
         box.append(slice(low, max(min(int(places.max().ceil()) + 1, n), low + 2)))
     part = classes[tuple(box)]
-    values = torch.stack([table[0], table[1], table[1] * table[2], table[3], table[4], table[0] * table[4]])
-    source = values.to(classes.device).index_select(1, part.flatten().int()).reshape(6, *part.shape)
+    chi, m0, r2star, _, brain = table
+    source = torch.stack([_looked_up(row, part) for row in (chi * brain, chi * (1 - brain), brain, m0, m0 * r2star)])
     # grid_sample counts axes from the last, from -1 to 1
     low = torch.tensor([one.start for one in box], device=at.device)
     scale = 2 / (torch.tensor(part.shape, device=at.device) - 1)
     where = ((at.permute(1, 2, 3, 0) - low) * scale - 1).flip(-1)
     volumes = grid_sample(source[None], where[None], mode="bilinear", padding_mode="border", align_corners=True)[0]
     return volumes, labels
+
+
+def _looked_up(row: Tensor, labels: Tensor) -> Tensor:
+    return row.to(labels.device).index_select(0, labels.flatten().int()).reshape(labels.shape)
 
 
 def _nearest(classes: Tensor, at: Tensor) -> Tensor:

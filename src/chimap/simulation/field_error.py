@@ -116,7 +116,7 @@ def _region(number: Tensor, voxel_size: Triple, generator: torch.Generator) -> V
     offset = _look_up(table[0], number)
     for field, weights in zip(slow, table[1:], strict=True):
         offset.addcmul_(field, _look_up(weights, number), value=math.sqrt(0.5))
-    return _soften(offset)
+    return offset
 
 
 def _microstructure(number: Tensor, voxel_size: Triple, b0_direction: Triple, generator: torch.Generator) -> Volume:

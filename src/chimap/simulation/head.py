@@ -14,6 +14,7 @@ from torch import Tensor
 
 from chimap.arrays import Mask, Shape, Triple, Volume
 from chimap.errors import InputError
+from chimap.physics.dipole import unit_vector
 from chimap.simulation.atlas import Grid, load_atlas
 from chimap.simulation.painting import Canvas, Person, paint_head
 from chimap.simulation.texture import lattice, texture_lattices
@@ -193,6 +194,16 @@ def rotation_matrix(angles: Sequence[float]) -> Tensor:
         turn[i, j], turn[j, i] = -sine, sine
         matrix = turn @ matrix
     return matrix.float()
+
+
+def angles_for_b0(b0_direction: Sequence[float]) -> Triple:
+    """Angles [rad] of a grid, for `rotation_matrix`, in whose voxel axes B0, the scanner's z, has this direction.
+
+    Raises:
+        ValueError: The direction has no length.
+    """
+    x, y, z = unit_vector(b0_direction)
+    return math.atan2(y, z), math.asin(max(-1.0, min(1.0, -x))), 0.0
 
 
 def check_grid(shape: Shape, voxel_size: Triple, head_scale: float) -> None:

@@ -36,8 +36,9 @@ RIM = 0.2
 LATTICE = 24
 """Voxels along the edge of the box in which a haemorrhage's outline is drawn."""
 REACH = 120.0
-"""Places are drawn from a cube of twice this edge [mm]."""
+"""Half the edge [mm] of the cube around the brain from which places are drawn."""
 TRIES = 20000
+"""Places drawn for each lesion; most are outside the brain."""
 
 
 @dataclass(frozen=True)

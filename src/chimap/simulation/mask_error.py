@@ -3,8 +3,9 @@
 import math
 
 import torch
+from torch import Tensor
 
-from chimap.arrays import Mask, Triple, Volume
+from chimap.arrays import Mask, Triple
 from chimap.errors import InputError
 from chimap.linalg import SPACE, along_axis
 from chimap.physics.dipole import unit_vector
@@ -18,6 +19,10 @@ HOLES = 0.2
 """Probability of holes, as dark veins and iron leave them in a thresholded image; then one to three."""
 HOLE_RADIUS = (1.5, 4.0)
 """[mm]."""
+
+
+FLOOR = 0.7
+"""Least blur of the mask, as a share of the voxel size."""
 
 
 def imperfect_mask(
@@ -69,7 +74,7 @@ def imperfect_mask(
     moved = blurred > torch.erf(outwards.mul_(-amount_mm / (sigma * math.sqrt(2)))).add_(1).mul_(0.5)
 
     steps = [max(round(3.0 / size), 1) for size in voxel_size]  # places to choose from: 3 mm apart will do
-    places = tuple(slice(step // 2 if step < n else 0, None, step) for n, step in zip(mask.shape, steps, strict=True))
+    places = tuple(slice(None, None, step) for step in steps)
     if draw[1] < BITES:
         rim = (blurred * (1 - blurred))[places]
         sizes = [step * size for step, size in zip(steps, voxel_size, strict=True)]
@@ -84,7 +89,7 @@ def imperfect_mask(
     return moved
 
 
-def _base(rim: Mask, sizes: list[float], down: Triple) -> Mask:
+def _base(rim: Tensor, sizes: list[float], down: Triple) -> Tensor:
     """The third of the rim's height that lies lowest, beyond the rim too."""
     direction = unit_vector(down)
     depth = torch.zeros(rim.shape, device=rim.device)
@@ -96,8 +101,8 @@ def _base(rim: Mask, sizes: list[float], down: Triple) -> Mask:
 
 
 def _carve(
-    mask: Mask,
-    weight: Volume,
+    mask: Tensor,
+    weight: Tensor,
     steps: list[int],
     voxel_size: Triple,
     number: int,
@@ -114,7 +119,7 @@ def _carve(
         radius = radii[0] + (radii[1] - radii[0]) * scale
         box, axes = [], []
         for i, step, size, n in zip(middle, steps, voxel_size, mask.shape, strict=True):
-            centre = i * step + (step // 2 if step < n else 0)
+            centre = i * step
             reach = math.ceil(1.5 * radius / size)
             box.append(slice(max(centre - reach, 0), min(centre + reach + 1, n)))
             axes.append((torch.arange(box[-1].start, box[-1].stop, device=mask.device) - centre) * size)

@@ -1,0 +1,266 @@
+"""Training samples, made on the fly: a small grid somewhere in somebody's brain, scanned somehow.
+
+Every number is drawn from the sample's own seed, so the i-th sample of a training is the same on every run. Torch and
+NumPy alone are needed, and it runs where the label maps lie.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chimap.arrays import Shape, Triple
+from chimap.errors import InputError
+from chimap.physics.shim import shim_field
+from chimap.physics.units import radians_per_ppm
+from chimap.simulation.acquisition import FieldKernels, field_kernels, local_field_of, measure, total_field_of
+from chimap.simulation.anatomy import brain_share, hybrid_values, label_head, literature_values
+from chimap.simulation.field_error import field_error
+from chimap.simulation.head import Head, angles_for_b0, rotation_matrix
+from chimap.simulation.labels import LabelMap
+from chimap.simulation.mask_error import imperfect_mask
+from chimap.simulation.sources import blob_source
+
+EDGE = 2
+"""Voxels around a sample that are made and cropped, so that no filter sees its faces."""
+
+NOISIEST = 0.1
+"""Most SD [ppm] of a voxel's field noise: that of a dark voxel has no bound."""
+
+BLOB_R2STAR = 80.0
+"""Rise of R2* at 3 T [1/s] for 1 ppm of a lesion: so much that late echoes are dark and early ones are not."""
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """What samples are drawn from. A pair is the least and the largest value of a uniform draw.
+
+    Attributes:
+        shape: Grid (x, y, z).
+        voxel_sizes: One is drawn [mm]; the fields' kernels of each are kept in memory.
+        tilt: Largest angle between B0 and the grid's z [rad]: pi / 2 for every direction, 0 for axial scans.
+        field_strengths: B0 [T], one is drawn.
+        echo_time: [s].
+        snr: At the drawn echo; its logarithm is uniform.
+        field_error: Share of the local field's SD that obeys no dipole model.
+        mask_error: SD [mm] of the mask's surface.
+        hybrid: Probability that chi's means ignore the literature.
+        invert: Probability that chi changes sign.
+        scale_positive: Factor for chi's positive part, as QSMnet+ has from 1 to 4; drawn in half of the samples.
+        blobs: Mean number of haemorrhages and calcifications in a sample.
+        spread: Of the values around the literature's.
+        bend: SD of the elastic deformation [mm].
+        least_brain: Share of the grid that the brain fills at least, about.
+        scan: Whether total field, phase and magnitude are wanted too: they take as long again as the rest.
+    """
+
+    shape: Shape = (64, 64, 64)
+    voxel_sizes: tuple[Triple, ...] = ((1.0, 1.0, 1.0),)
+    tilt: float = math.pi / 2
+    field_strengths: tuple[float, ...] = (1.5, 3.0, 7.0)
+    echo_time: Range = (0.005, 0.035)
+    snr: Range = (10.0, 200.0)
+    field_error: Range = (0.0, 0.6)
+    mask_error: Range = (0.0, 1.0)
+    hybrid: float = 0.0
+    invert: float = 0.0
+    scale_positive: Range = (1.0, 1.0)
+    blobs: float = 0.4
+    spread: float = 1.0
+    bend: float = 2.0
+    least_brain: float = 0.3
+    scan: bool = True
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample, or several stacked along a first axis. Volumes (*batch, x, y, z), fields and chi in ppm.
+
+    Attributes:
+        chi: True, of the brain; zero outside.
+        local_field: True, of the whole brain's sources.
+        measured_local_field: With structured error and noise.
+        total_field: True, shimmed; like phase and magnitude None where no scan was asked for.
+        phase: Wrapped [rad], one echo.
+        magnitude: Of that echo.
+        field_noise: SD of the measured field.
+        mask: As a tool might draw it.
+        b0_direction: Unit vectors, (*batch, 3).
+        voxel_size: [mm], (*batch, 3).
+        radians_per_ppm: Of the phase, (*batch,).
+    """
+
+    chi: Tensor
+    local_field: Tensor
+    measured_local_field: Tensor
+    total_field: Tensor | None
+    phase: Tensor | None
+    magnitude: Tensor | None
+    field_noise: Tensor
+    mask: Tensor
+    b0_direction: Tensor
+    voxel_size: Tensor
+    radians_per_ppm: Tensor
+
+
+def draw_batch(label_maps: Sequence[LabelMap], settings: SampleSettings, seeds: Sequence[int]) -> Sample:
+    """One sample for each seed, stacked."""
+    samples = [draw_sample(label_maps, settings, seed) for seed in seeds]
+    volumes: dict[str, Any] = {}
+    for name in (field.name for field in fields(Sample)):
+        column = [getattr(sample, name) for sample in samples]
+        volumes[name] = None if column[0] is None else torch.stack(column)
+    return Sample(**volumes)
+
+
+def draw_sample(label_maps: Sequence[LabelMap], settings: SampleSettings, seed: int) -> Sample:
+    """Make a sample.
+
+    Args:
+        label_maps: Of the people to draw from, all on one device, which is the result's.
+        settings: What to draw from.
+        seed: Of everything.
+
+    Raises:
+        InputError: No label map, or no place in them holds enough brain.
+    """
+    if not label_maps:
+        raise InputError("there are no label maps to draw samples from")
+    host = torch.Generator().manual_seed(seed)
+    device = label_maps[0].classes.device
+    generator = torch.Generator(device).manual_seed(seed)
+    label_map = label_maps[_choice(len(label_maps), host)]
+    voxel_size = settings.voxel_sizes[_choice(len(settings.voxel_sizes), host)]
+    tesla = settings.field_strengths[_choice(len(settings.field_strengths), host)]
+    echo_time = _uniform(settings.echo_time, host)
+    n, m, k = (n + 2 * EDGE for n in settings.shape)
+    large: Shape = (n, m, k)
+    head = _place(label_map, settings, large, voxel_size, host, seed)
+    head = _changed(head, settings, host, generator)
+
+    kernels = _kernels(large, voxel_size, str(device))
+    inside = head.mask.float()
+    local = local_field_of(head, whole_brain=True, kernels=kernels)
+    total = local
+    if settings.scan:
+        total = total_field_of(head, kernels=kernels)
+        total = total - _uniform((0.3, 1.0), host) * shim_field(total, inside, voxel_size)
+        total -= (total * inside).sum() / inside.sum()
+    share = _uniform(settings.field_error, host)
+    where = (head.labels, head.mask, voxel_size, head.b0_direction)
+    error = field_error(*where, share=share, local_field=local, generator=generator)
+    snr = math.exp(_uniform((math.log(settings.snr[0]), math.log(settings.snr[1])), host))
+    signal, noise = measure(
+        head,
+        total + error,
+        echo_times=[echo_time],
+        field_strength=tesla,
+        snr=snr,
+        dephasing=settings.scan,
+        generator=generator,
+    )
+    mask = imperfect_mask(head.mask, voxel_size, amount_mm=_uniform(settings.mask_error, host), generator=generator)
+    white = torch.randn(large, generator=generator, device=device)
+    return Sample(
+        chi=_without_edge(head.chi * inside),
+        local_field=_without_edge(local),
+        measured_local_field=_without_edge(local + error + white * noise.clamp_max(NOISIEST)),
+        total_field=_without_edge(total) if settings.scan else None,
+        phase=_without_edge(signal[0].angle()) if settings.scan else None,
+        magnitude=_without_edge(signal[0].abs()) if settings.scan else None,
+        field_noise=_without_edge(noise),
+        mask=_without_edge(mask),
+        b0_direction=torch.tensor(head.b0_direction, device=device),
+        voxel_size=torch.tensor(voxel_size, device=device),
+        radians_per_ppm=torch.tensor(radians_per_ppm(echo_time, tesla), device=device),
+    )
+
+
+def _place(
+    label_map: LabelMap,
+    settings: SampleSettings,
+    shape: Shape,
+    voxel_size: Triple,
+    host: torch.Generator,
+    seed: int,
+) -> Head:
+    """A part of a head, turned, deformed and anywhere, that holds enough brain."""
+    values = (
+        hybrid_values(host)
+        if float(torch.rand(1, generator=host)) < settings.hybrid
+        else literature_values(host, spread=settings.spread)
+    )
+    for _ in range(50):
+        tilt, about, follows, *place = torch.rand(6, generator=host).tolist()
+        scale = (0.88 + 0.24 * torch.rand(3, generator=host)).tolist()
+        # uniform over the directions up to the tilt
+        cosine, about = 1 - tilt * (1 - math.cos(settings.tilt)), 2 * math.pi * about
+        sine = math.sqrt(1 - cosine**2)
+        grid_rotation = angles_for_b0((sine * math.cos(about), sine * math.sin(about), cosine))
+        # half of the grids follow a tilted head, the others lie oblique in one that is nearly straight
+        nod = [0.2 * angle for angle in torch.randn(3, generator=host).tolist()]
+        head_rotation = grid_rotation if follows < 0.5 else (nod[0], nod[1], nod[2])
+        sides = zip(place, label_map.half_size, scale, strict=True)
+        middle = torch.tensor([(2 * share - 1) * half * factor for share, half, factor in sides])
+        x, y, z = (-rotation_matrix(head_rotation) @ middle).tolist()
+        placement = {
+            "grid_rotation": grid_rotation,
+            "head_rotation": head_rotation,
+            "head_shift": (x, y, z),
+            "head_scale": (scale[0], scale[1], scale[2]),
+        }
+        extent = (shape[0] * voxel_size[0], shape[1] * voxel_size[1], shape[2] * voxel_size[2])
+        if brain_share(label_map, extent, **placement) < settings.least_brain:
+            continue
+        head = label_head(label_map, shape, voxel_size, **placement, bend=settings.bend, values=values, seed=seed)
+        if head.mask.any():
+            return head
+    raise InputError(f"{label_map.name}: no place of {shape} voxels holds {100 * settings.least_brain:.0f} % brain")
+
+
+def _changed(head: Head, settings: SampleSettings, host: torch.Generator, generator: torch.Generator) -> Head:
+    """A head with chi's sign and its positive part changed, and lesions, as the settings ask."""
+    chi = head.chi
+    if float(torch.rand(1, generator=host)) < settings.invert:
+        chi = -chi
+    low, high = settings.scale_positive
+    if high > 1 and float(torch.rand(1, generator=host)) < 0.5:
+        chi = scaled_positive(chi, _uniform((low, high), host))
+    r2star = head.r2star
+    for _ in range(int(torch.poisson(torch.tensor(settings.blobs), generator=host))):
+        blob, _ = blob_source(head.shape, head.voxel_size, generator=generator)
+        chi, r2star = chi + blob, r2star + BLOB_R2STAR * blob.abs()
+    return replace(head, chi=torch.where(head.mask, chi, head.chi), r2star=r2star)
+
+
+def scaled_positive(chi: Tensor, factor: float) -> Tensor:
+    """chi [ppm] with its positive part multiplied: how QSMnet+ learns chi beyond that of healthy tissue.
+
+    References:
+        Jung et al. 2020, doi:10.1016/j.neuroimage.2020.116619.
+    """
+    return chi + (factor - 1) * chi.clamp_min(0)
+
+
+@lru_cache(maxsize=8)
+def _kernels(shape: Shape, voxel_size: Triple, device: str) -> FieldKernels:
+    return field_kernels(shape, voxel_size, device=torch.device(device))
+
+
+def _without_edge(volume: Tensor) -> Tensor:
+    return volume[EDGE:-EDGE, EDGE:-EDGE, EDGE:-EDGE].contiguous()
+
+
+def _choice(n: int, generator: torch.Generator) -> int:
+    return int(torch.randint(n, (1,), generator=generator))
+
+
+def _uniform(bounds: Range, generator: torch.Generator) -> float:
+    low, high = bounds
+    return low + (high - low) * float(torch.rand(1, generator=generator))
