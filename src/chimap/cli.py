@@ -105,6 +105,49 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--output", type=Path, metavar="FILE", help="JSON; beside CHI if not given")
     evaluate.set_defaults(function=_evaluate)
 
+    simulate = commands.add_parser("simulate", help="acquisitions with known truth, as a BIDS dataset")
+    simulate.add_argument(
+        "--labels",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="PATH",
+        help="label maps with FreeSurfer's numbers, folders of them, or a packed file; else the built-in head",
+    )
+    simulate.add_argument("--subjects", type=int, default=1, metavar="N")
+    simulate.add_argument("--seed", type=int, default=0, metavar="S", help="the same seed writes the same bytes")
+    simulate.add_argument("--shape", nargs=3, type=int, metavar=("X", "Y", "Z"), help="grid; 176 x 224 x 176 mm")
+    simulate.add_argument("--voxel-size", nargs=3, type=float, default=(1.0, 1.0, 1.0), metavar=("X", "Y", "Z"))
+    simulate.add_argument("--b0-dir", nargs=3, type=float, metavar=("X", "Y", "Z"), help="B0 in voxel axes")
+    simulate.add_argument("--field-strength", type=float, default=3.0, metavar="T")
+    simulate.add_argument(
+        "--echo-times", nargs="+", type=float, default=(0.004, 0.010, 0.016, 0.022, 0.028), metavar="S"
+    )
+    simulate.add_argument("--snr", type=float, default=50.0, help="of the brain at the first echo")
+    simulate.add_argument(
+        "--field-error",
+        type=float,
+        default=0.3,
+        metavar="SHARE",
+        help="of the local field's SD that obeys no dipole model; about 0.5 on people",
+    )
+    simulate.add_argument(
+        "--lesions",
+        nargs="+",
+        default=[],
+        metavar="NAME[:PPM[:MM]]",
+        help="haemorrhage, calcification, microbleed or microbleeds, with chi and radius if they shall not be drawn",
+    )
+    simulate.add_argument("--vendor", choices=("radians", "siemens", "philips", "ge"), default="radians")
+    simulate.add_argument("--phase-sign", type=int, choices=(1, -1), help="if another than the vendor's")
+    simulate.add_argument("--output", type=Path, required=True, metavar="DIR")
+    simulate.set_defaults(function=_simulate)
+
+    pack = commands.add_parser("pack", help="label maps as one small file, for training")
+    pack.add_argument("labels", nargs="+", type=Path, metavar="PATH", help="label maps or folders of them")
+    pack.add_argument("--output", type=Path, required=True, metavar="FILE.npz")
+    pack.set_defaults(function=_pack)
+
     demo = commands.add_parser("demo", help="simulate a head, reconstruct it and compare with the truth")
     demo.add_argument("--output", type=Path, default=Path("demo"), metavar="DIR")
     demo.add_argument("--shape", nargs=3, type=int, default=(160, 192, 160), metavar=("X", "Y", "Z"))
@@ -190,6 +233,33 @@ def _evaluate(options: argparse.Namespace, command: list[str]) -> None:
         segmentation=options.segmentation,
         output=options.output,
     )
+
+
+def _simulate(options: argparse.Namespace, command: list[str]) -> None:
+    from chimap.commands import simulation
+
+    simulation.simulate(
+        labels=options.labels,
+        subjects=options.subjects,
+        seed=options.seed,
+        shape=None if options.shape is None else tuple(options.shape),
+        voxel_size=tuple(options.voxel_size),
+        b0_direction=None if options.b0_dir is None else tuple(options.b0_dir),
+        field_strength=options.field_strength,
+        echo_times=tuple(options.echo_times),
+        snr=options.snr,
+        field_error=options.field_error,
+        lesions=options.lesions,
+        vendor=options.vendor,
+        phase_sign=options.phase_sign,
+        output=options.output,
+    )
+
+
+def _pack(options: argparse.Namespace, command: list[str]) -> None:
+    from chimap.commands import simulation
+
+    simulation.pack(labels=options.labels, output=options.output)
 
 
 def _demo(options: argparse.Namespace, command: list[str]) -> None:

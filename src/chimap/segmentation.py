@@ -92,8 +92,15 @@ _PARCELS = (
 )
 
 
+# Beyond FreeSurfer: label maps of SynthSeg (Billot et al. 2023, doi:10.1016/j.media.2023.102789) hold lesions
+# and the walls of the ventricles in the brain; head around it, whose classes have no published names.
+_SYNTHSEG = {25: "left lesion", 57: "right lesion", 512: "spinal cord"}
+_SYNTHSEG |= dict.fromkeys((136, 137), "left ventricle wall") | dict.fromkeys((163, 164), "right ventricle wall")
+_SYNTHSEG |= {number: f"outside the brain ({number})" for number in range(501, 531) if number != 512}
+
+
 def _freesurfer() -> dict[int, str]:
-    names = dict(_SINGLE) | dict.fromkeys(range(251, 256), "corpus callosum")
+    names = _SINGLE | _SYNTHSEG | dict.fromkeys(range(251, 256), "corpus callosum")
     for name, numbers in _PAIRS.items():
         names |= {number: f"{side} {name}" for number, side in zip(numbers, ("left", "right"), strict=True)}
     for name, left, right in _PARCELS:
@@ -106,6 +113,7 @@ FREESURFER: dict[int, str] = _freesurfer()
 
 Parcels of the cortex and of white matter are joined, left and right kept apart. Numbers of its colour table that
 those files do not hold are left out: the fewer there are, the less often is another scheme taken for this one.
+SynthSeg's label maps, which go on to the skin, count as FreeSurfer's too.
 """
 
 DEEP_GREY: dict[str, frozenset[str]] = {

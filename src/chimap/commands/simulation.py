@@ -1,26 +1,195 @@
-"""Heads with known truth: `chimap demo`."""
+"""Heads with known truth: `chimap simulate`, `chimap pack` and `chimap demo`."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from chimap import metrics, pipeline
-from chimap.arrays import Triple
+from chimap.arrays import Shape, Triple
 from chimap.commands.console import console, keep_freed_memory, print_table, progress, tell
 from chimap.commands.reconstruction import print_seconds, reconstruct, write_maps
+from chimap.errors import InputError
 from chimap.io import nifti
-from chimap.io.output import whole_directory
+from chimap.io.bids import json_beside, write_description, write_json, write_megre
+from chimap.io.output import whole_directory, whole_file
 from chimap.plan import Plan
+from chimap.simulation.acquisition import Truth, acquire
+from chimap.simulation.anatomy import label_head
+from chimap.simulation.head import Head, angles_for_b0, built_in_head
+from chimap.simulation.labels import LabelMap, from_freesurfer, read_packed, write_packed
+from chimap.simulation.lesions import add_lesions, parse_lesions
+
+
+def simulate(
+    *,
+    labels: Sequence[Path],
+    subjects: int,
+    seed: int,
+    shape: Shape | None,
+    voxel_size: Triple,
+    b0_direction: Triple | None,
+    field_strength: float,
+    echo_times: Sequence[float],
+    snr: float,
+    field_error: float,
+    lesions: Sequence[str],
+    vendor: str,
+    phase_sign: int | None,
+    output: Path,
+) -> None:
+    """Write simulated acquisitions as a BIDS dataset, with their truth as derivatives of it.
+
+    Args:
+        labels: Label maps, folders of them or packed files; the built-in head if there are none.
+        subjects: So many people; label maps are used again, bent otherwise, if there are fewer.
+        seed: Of everything; the same seed writes the same bytes.
+        shape: Grid; what holds a head if None.
+        voxel_size: [mm].
+        b0_direction: In voxel axes: the slab lies oblique in a head that is nearly straight. None for axial slices.
+        field_strength: [T].
+        echo_times: [s].
+        snr: Of the brain at the first echo.
+        field_error: Share of the local field's SD that obeys no dipole model.
+        lesions: As `lesions.parse_lesions` reads them, in every subject.
+        vendor: How phase is stored.
+        phase_sign: 1 or -1 if the files shall have another sign than the vendor's.
+        output: Folder.
+
+    Raises:
+        InputError: Something that cannot be simulated or written.
+    """
+    keep_freed_memory()
+    if subjects < 1:
+        raise InputError(f"--subjects is {subjects}, needed at least 1")
+    if len(voxel_size) != 3 or not all(0.2 <= size <= 12 for size in voxel_size):
+        raise InputError(f"--voxel-size is {voxel_size}, needed three lengths from 0.2 to 12 mm")
+    if shape is None:
+        shape = _shape_for(voxel_size)
+    rotation = (0.0, 0.0, 0.0)
+    if b0_direction is not None:
+        if not any(b0_direction):
+            raise InputError("--b0-dir is 0 0 0, needed a direction")
+        rotation = angles_for_b0(b0_direction)
+    parse_lesions(lesions, torch.Generator())  # what cannot be read is refused before anything is made
+    files = _label_files(labels)
+    with whole_directory(output) as folder, progress() as begin:
+        write_description(folder, "Simulated gradient-echo acquisitions")
+        truth_folder = folder / "derivatives" / "truth"
+        truth_folder.mkdir(parents=True)
+        write_description(truth_folder, "True susceptibility and fields of the simulated acquisitions", derivative=True)
+        rows = ["participant_id\tseed\tsource"]
+        for index in range(subjects):
+            begin(f"subject {index + 1} of {subjects}", subjects + 1)
+            subject, own_seed = f"{index + 1:02d}", seed * 1000 + index
+            host = torch.Generator().manual_seed(own_seed)
+            turn = (0.08 * torch.randn(3, generator=host)).tolist()
+            shift = (3.0 * torch.randn(3, generator=host)).tolist()
+            placement: dict[str, Any] = {
+                "grid_rotation": rotation,
+                "head_rotation": (turn[0], turn[1], turn[2]),
+                "head_shift": (shift[0], shift[1], shift[2]),
+                "seed": own_seed,
+            }
+            if files:
+                label_map = _label_map(files[index % len(files)])
+                head = label_head(label_map, shape, voxel_size, **placement, bend=1.0 + index // len(files))
+                source = label_map.name
+            else:
+                head, source = built_in_head(shape, voxel_size, **placement), "built-in head"
+            if lesions:
+                head = add_lesions(head, parse_lesions(lesions, host), host)
+            scan, truth = acquire(
+                head,
+                echo_times=echo_times,
+                field_strength=field_strength,
+                snr=snr,
+                field_error=field_error,
+                seed=own_seed,
+            )
+            rows.append(f"sub-{subject}\t{own_seed}\t{source}")
+            anatomy = folder / f"sub-{subject}" / "anat"
+            anatomy.mkdir(parents=True)
+            write_megre(anatomy, scan, subject=subject, vendor=vendor, sign=phase_sign)
+            truths = truth_folder / f"sub-{subject}" / "anat"
+            truths.mkdir(parents=True)
+            write_truth(truths, head, truth, subject=subject)
+        (folder / "participants.tsv").write_text("\n".join(rows) + "\n")
+    console.print(f"Acquisitions: {output}\nTruth: {output / 'derivatives' / 'truth'}")
+
+
+def write_truth(folder: Path, head: Head, truth: Truth, *, subject: str) -> None:
+    """Write chi, fields, mask and segmentation of a simulated head, as BIDS derivatives."""
+    volumes = {
+        "Chimap": (truth.chi, "true chi [ppm], 0 outside", {"Units": "ppm", "Reference": "water"}),
+        "desc-total_fieldmap": (truth.total_field, "true total field [ppm]", {"Units": "ppm"}),
+        "desc-local_fieldmap": (truth.local_field, "true local field [ppm]", {"Units": "ppm"}),
+        "desc-error_fieldmap": (truth.field_error, "structured field error [ppm]", {"Units": "ppm"}),
+        "desc-brain_mask": (truth.mask, "brain", {"Type": "Brain"}),
+        "dseg": (head.labels.to(torch.uint8), "tissues, named in the table", {}),
+    }
+    for name, (volume, description, sidecar) in volumes.items():
+        path = folder / f"sub-{subject}_{name}.nii.gz"
+        nifti.write_volume(path, volume, head.affine, description=description)
+        write_json(json_beside(path), {"Description": description, **sidecar})
+    names = sorted(head.label_names.items())
+    table = "index\tname\n" + "".join(f"{label}\t{name}\n" for label, name in names)
+    (folder / f"sub-{subject}_dseg.tsv").write_text(table)
+
+
+def pack(*, labels: Sequence[Path], output: Path) -> None:
+    """Write label maps as one small file of tissues, for training and for quick simulation.
+
+    Raises:
+        InputError: No label map, or one that cannot be used.
+    """
+    if output.suffix != ".npz":
+        raise InputError(f"--output is {output}, needed a file name that ends in .npz")
+    files = _label_files(labels)
+    with whole_file(output) as target:
+        with progress() as begin:
+            maps = []
+            for file in files:
+                begin(f"reading {getattr(file, 'name', file)}", len(files))
+                maps.append(_label_map(file))
+        write_packed(target, maps)
+    console.print(f"Packed {len(maps)} label maps: {output}, {output.stat().st_size / 2**20:.1f} MiB")
+
+
+def _label_files(labels: Sequence[Path]) -> list[Path | LabelMap]:
+    """What can become a label map, in order: files of folders by name, packed maps as they are."""
+    found: list[Path | LabelMap] = []
+    for path in labels:
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.name.endswith((".nii", ".nii.gz", ".mgz")))
+            if not inside:
+                raise InputError(f"the folder {path} holds no label map (.nii, .nii.gz)")
+            found += inside
+        elif path.suffix == ".npz":
+            found += read_packed(path)
+        else:
+            found.append(path)
+    return found
+
+
+def _label_map(source: Path | LabelMap) -> LabelMap:
+    if isinstance(source, LabelMap):
+        return source
+    numbers, voxel_size = nifti.read_labels(source)
+    return from_freesurfer(numbers, voxel_size, name=source.name)
+
+
+def _shape_for(voxel_size: Triple) -> Shape:
+    """A grid of 176 x 224 x 176 mm."""
+    x, y, z = (max(round(length / size / 2) * 2, 4) for length, size in zip((176, 224, 176), voxel_size, strict=True))
+    return x, y, z
 
 
 def demo(*, output: Path, shape: tuple[int, int, int], voxel_size: Triple, seed: int, command: Sequence[str]) -> None:
     """Simulate the built-in head, write it as a user's files, reconstruct those and compare with the truth."""
-    from chimap.io.bids import write_megre
     from chimap.report.figures import three_planes
     from chimap.report.view import view_of
-    from chimap.simulation.acquisition import acquire
-    from chimap.simulation.head import built_in_head
 
     keep_freed_memory()
     with progress() as begin:

@@ -28,6 +28,9 @@ OCTAVES = ((20.0, 0.55), (8.0, 0.48), (3.5, 0.52), (1.7, 0.44))
 def literature_values(generator: torch.Generator, *, spread: float = 1.0) -> Tensor:
     """Values of every tissue, drawn around those of the literature.
 
+    The magnitude is that of a spoiled gradient echo with a repetition time of 25 to 60 ms and a flip angle of 5 to 25
+    degrees, so fluid is brighter or darker than white matter.
+
     Args:
         generator: On a CPU.
         spread: 0 for the values of `tissues.TISSUES`; at 1, chi has an SD of 15 % and at least 0.005 ppm, m0 of 5 %,
@@ -38,6 +41,9 @@ def literature_values(generator: torch.Generator, *, spread: float = 1.0) -> Ten
     """
     table = torch.zeros(5, LABELS)
     draws = spread * torch.randn(4, LABELS, generator=generator).clamp(-2.5, 2.5)
+    long, steep = torch.rand(2, generator=generator).tolist()
+    repetition, flip = 0.025 + 0.035 * long, math.radians(5 + 20 * steep)
+    white = steady_state(TISSUES["white matter"].t1, repetition, flip)
     for name, tissue in TISSUES.items():
         label = tissue.label
         chi, m0, r2star, variation = draws[:, label].tolist()
@@ -45,13 +51,23 @@ def literature_values(generator: torch.Generator, *, spread: float = 1.0) -> Ten
         table[:, label] = torch.tensor(
             [
                 tissue.chi + width * chi,
-                tissue.m0 * (1 + 0.05 * m0),
+                tissue.m0 * (1 + 0.05 * m0) * steady_state(tissue.t1, repetition, flip) / white,
                 tissue.r2star * math.exp(0.15 * r2star),
                 tissue.variation * math.exp(0.3 * variation),
                 float(tissue.brain),
             ]
         )
     return table
+
+
+def steady_state(t1: float, repetition: float, flip: float) -> float:
+    """Magnitude of a spoiled gradient echo over m0, with T1 and repetition time [s] and flip angle [rad].
+
+    References:
+        Ernst and Anderson 1966, doi:10.1063/1.1719961.
+    """
+    left = math.exp(-repetition / t1)
+    return math.sin(flip) * (1 - left) / (1 - math.cos(flip) * left)
 
 
 def hybrid_values(generator: torch.Generator) -> Tensor:

@@ -52,7 +52,7 @@ def field_error(
     - "region": an offset per label, half of its variance varying slowly within the label; at borders softened over
       a voxel. chi is a tensor, so a tissue's apparent chi and field depend on how it lies, and exchange of water
       with macromolecules shifts a tissue's frequency without any dipole field (Liu 2010, doi:10.1002/mrm.22482;
-      Zhong et al. 2008, doi:10.1016/j.neuroimage.2008.01.029).
+      Zhong et al. 2008, NeuroImage 40:1561).
     - "microstructure": where `FIBRES` are, an offset proportional to sin^2(theta) - 2/3, theta between B0 and a
       fibre direction that varies smoothly at random. Myelin sheaths are hollow cylinders, whose own water does not
       see the field of a homogeneous tissue; turning B0 changes it (Wharton and Bowtell 2012,
@@ -116,7 +116,7 @@ def _region(number: Tensor, voxel_size: Triple, generator: torch.Generator) -> V
     offset = _look_up(table[0], number)
     for field, weights in zip(slow, table[1:], strict=True):
         offset.addcmul_(field, _look_up(weights, number), value=math.sqrt(0.5))
-    return offset
+    return _soften(offset)
 
 
 def _microstructure(number: Tensor, voxel_size: Triple, b0_direction: Triple, generator: torch.Generator) -> Volume:

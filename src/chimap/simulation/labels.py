@@ -27,21 +27,21 @@ FREESURFER: dict[str, tuple[int, ...]] = {
     "air": (0,),
     "white matter": (2, 41, 77, 78, 79, 80, 81, 82, 85, 86, 250, 251, 252, 253, 254, 255, 5001, 5002, 25, 57, 192, 219),
     "grey matter": (3, 42, 19, 20, 55, 56, 32, 33, 64, 65, 136, 137, 163, 164, 190, 191, 220),
-    "csf": (4, 5, 14, 15, 22, 31, 43, 44, 63, 72, 213, 221),
+    "csf": (4, 5, 14, 15, 22, 30, 31, 43, 44, 62, 63, 72, 213, 221),  # 30 and 62 mark fluid around vessels
     "cerebellar white matter": (7, 46),
     "cerebellar cortex": (6, 8, 45, 47, 172),
     "thalamus": (9, 10, 48, 49),
     "caudate": (11, 50),
     "putamen": (12, 51),
     "pallidum": (13, 52),
-    "brain stem": (16, 170, 171, 173, 174, 175, 178, 512),
+    "brain stem": (16, 170, 171, 173, 174, 175, 178),
     "hippocampus": (17, 53),
     "amygdala": (18, 54, 96, 97),
     "accumbens": (26, 58),
     "substantia nigra": (27, 59),
     "ventral diencephalon": (28, 60),
-    "blood": (30, 62),
     "outer fluid": (24, 122, 257),
+    "spinal cord": (512,),
     "artery": (502,),
     "eye": (259, 260, 506),
     "muscle": (258, 507, 508, 530),
@@ -120,15 +120,19 @@ def from_freesurfer(numbers: np.ndarray, voxel_size: Triple, *, name: str) -> La
     brain = _is(classes, *[tissue for tissue, row in TISSUES.items() if row.brain])
     if not brain.any():
         raise InputError(f"{name} holds no number of a brain structure")
-    closed = _closed(brain, REACH, size)
+    parts, count = ndimage.label(brain)  # pyright: ignore[reportGeneralTypeIssues]
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)
+    largest = parts == 1 + int(sizes[1:].argmax())
+    classes[brain & ~largest] = TISSUES["outer fluid"].label  # specks in the neck and the face
+    closed = _closed(largest, REACH, size)
     fluid = _is(classes, "outer fluid")
     classes[fluid & closed] = TISSUES["csf"].label
     if whole_head:
         _detail_the_outside(classes, size)
     else:
         _add_the_outside(classes, closed, size)
-    inside = np.argwhere(closed)
-    low, high = inside.min(axis=0) * size, inside.max(axis=0) * size
+    inside = np.argwhere(_is(classes, "white matter", "grey matter", "cerebellar cortex"))
+    low, high = (np.quantile(inside, share, axis=0) * size for share in (0.0005, 0.9995))
     triples = ((float(x), float(y), float(z)) for x, y, z in (size, (low + high) / 2, (high - low) / 2))
     return LabelMap(torch.from_numpy(classes), *triples, name=name)
 
@@ -264,7 +268,7 @@ def _detail_the_outside(classes: np.ndarray, size: np.ndarray) -> None:
     neck = np.asarray(ndimage.binary_fill_holes(~_is(classes[:, :, 0], "air")))
     floor = np.where(neck, TISSUES["muscle"].label, TISSUES["air"].label).astype(np.uint8)
     classes[:, :, 0] = np.where(_is(classes[:, :, 0], "air"), floor, classes[:, :, 0])
-    rest = ~_is(classes[:, :, 0], "brain stem", "outer fluid", "muscle", "fat", "skin", "air")
+    rest = ~_is(classes[:, :, 0], "brain stem", "spinal cord", "outer fluid", "muscle", "fat", "skin", "air")
     classes[:, :, 0][rest] = TISSUES["muscle"].label
 
 

@@ -19,8 +19,6 @@ HOLES = 0.2
 """Probability of holes, as dark veins and iron leave them in a thresholded image; then one to three."""
 HOLE_RADIUS = (1.5, 4.0)
 """[mm]."""
-
-
 FLOOR = 0.7
 """Least blur of the mask, as a share of the voxel size."""
 
