@@ -28,26 +28,26 @@ class MegreFiles:
 
 @dataclass(frozen=True)
 class Storage:
-    """How a vendor's files hold phase.
+    """How a vendor's files hold phase, as whole numbers.
 
     Attributes:
-        manufacturer: As sidecars write it; None for none.
-        low: Stored value of -pi; None for radians.
+        manufacturer: As sidecars write it.
+        zero: Stored value of phase 0.
         turn: Stored values in one turn.
         sign: -1 where phase falls with a stronger field.
     """
 
-    manufacturer: str | None = None
-    low: int | None = None
-    turn: int = 0
+    manufacturer: str
+    zero: int
+    turn: float
     sign: int = 1
 
 
-STORAGE: dict[str, Storage] = {
-    "radians": Storage(),
-    "siemens": Storage("Siemens", -4096, 8192),
-    "philips": Storage("Philips", 0, 4096),
-    "ge": Storage("GE MEDICAL SYSTEMS", -3142, 6283, -1),
+STORAGE: dict[str, Storage | None] = {
+    "radians": None,
+    "siemens": Storage("Siemens", 0, 8192),
+    "philips": Storage("Philips", 2048, 4096),
+    "ge": Storage("GE MEDICAL SYSTEMS", 0, 1000 * TURN, -1),
 }
 """How phase lies in files, by vendor: the ranges that `scaling` knows."""
 
@@ -80,11 +80,11 @@ def write_megre(
                 continue
             volume, units = volumes[echo], "arbitrary"
             if part == "phase":
-                volume, units = _stored(volume * (storage.sign if sign is None else sign), storage)
+                volume, units = _stored(volume, storage, sign)
             path = folder / f"sub-{subject}_echo-{echo + 1}_part-{part}_MEGRE.nii.gz"
             write_volume(path, volume, scan.affine, description=f"{part} [{units}]")
             sidecar = {"EchoTime": echo_time, "MagneticFieldStrength": scan.field_strength, "Units": units}
-            if storage.manufacturer:
+            if storage is not None:
                 sidecar["Manufacturer"] = storage.manufacturer
             write_json(json_beside(path), sidecar)
             written[part].append(path)
@@ -112,9 +112,12 @@ def json_beside(image: Path) -> Path:
     return image.with_name(image.name.removesuffix(".nii.gz") + ".json")
 
 
-def _stored(phase: Tensor, storage: Storage) -> tuple[Tensor, str]:
-    """Phase [rad] as the vendor's numbers, int16, and their unit; -pi and pi are one value."""
-    if storage.low is None:
-        return phase, "rad"
-    value = torch.floor((phase / TURN + 0.5) * storage.turn).remainder(storage.turn) + storage.low
-    return value.to(torch.int16), "arbitrary"
+def _stored(phase: Tensor, storage: Storage | None, sign: int | None) -> tuple[Tensor, str]:
+    """Phase [rad] as the vendor's numbers, int16, and their unit."""
+    if storage is None:
+        return phase * (sign or 1), "rad"
+    value = torch.round(phase * ((sign or storage.sign) * storage.turn / TURN))
+    half = round(storage.turn / 2)
+    # pi and -pi are one value, where a turn is a whole number of them
+    value = torch.where(value >= half, value - storage.turn, value) if storage.turn == 2 * half else value
+    return (value + storage.zero).to(torch.int16), "arbitrary"

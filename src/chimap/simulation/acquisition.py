@@ -84,8 +84,8 @@ def acquire(
     Raises:
         InputError: A parameter that cannot be used, or a head without brain.
     """
-    if not echo_times or any(not time > 0 for time in echo_times):
-        raise InputError(f"echo times are {tuple(echo_times)}, needed seconds above 0")
+    if not echo_times or any(not 0 < time <= 0.5 for time in echo_times) or sorted(set(echo_times)) != [*echo_times]:
+        raise InputError(f"echo times are {tuple(echo_times)}, needed seconds from 0 to 0.5, in ascending order")
     if not snr > 0:
         raise InputError(f"the SNR is {snr}, needed a number above 0")
     if not head.mask.any():

@@ -152,8 +152,9 @@ def draw_sample(label_maps: Sequence[LabelMap], settings: SampleSettings, seed: 
         total = total_field_of(head, kernels=kernels)
         total = total - _uniform((0.3, 1.0), host) * shim_field(total, inside, voxel_size)
         total -= (total * inside).sum() / inside.sum()
+    mask = imperfect_mask(head.mask, voxel_size, amount_mm=_uniform(settings.mask_error, host), generator=generator)
     share = _uniform(settings.field_error, host)
-    where = (head.labels, head.mask, voxel_size, head.b0_direction)
+    where = (head.labels, head.mask | mask, voxel_size, head.b0_direction)
     error = field_error(*where, share=share, local_field=local, generator=generator)
     snr = math.exp(_uniform((math.log(settings.snr[0]), math.log(settings.snr[1])), host))
     signal, noise = measure(
@@ -165,7 +166,6 @@ def draw_sample(label_maps: Sequence[LabelMap], settings: SampleSettings, seed: 
         dephasing=settings.scan,
         generator=generator,
     )
-    mask = imperfect_mask(head.mask, voxel_size, amount_mm=_uniform(settings.mask_error, host), generator=generator)
     white = torch.randn(large, generator=generator, device=device)
     return Sample(
         chi=_without_edge(head.chi * inside),
@@ -226,17 +226,24 @@ def _place(
 
 def _changed(head: Head, settings: SampleSettings, host: torch.Generator, generator: torch.Generator) -> Head:
     """A head with chi's sign and its positive part changed, and lesions, as the settings ask."""
-    chi = head.chi
+    chi, around = head.chi, head.brain_around
     if float(torch.rand(1, generator=host)) < settings.invert:
-        chi = -chi
+        chi, around = -chi, -around
     low, high = settings.scale_positive
     if high > 1 and float(torch.rand(1, generator=host)) < 0.5:
-        chi = scaled_positive(chi, _uniform((low, high), host))
+        factor = _uniform((low, high), host)
+        chi, around = scaled_positive(chi, factor), scaled_positive(around, factor)
     r2star = head.r2star
     for _ in range(int(torch.poisson(torch.tensor(settings.blobs), generator=host))):
         blob, _ = blob_source(head.shape, head.voxel_size, generator=generator)
         chi, r2star = chi + blob, r2star + BLOB_R2STAR * blob.abs()
-    return replace(head, chi=torch.where(head.mask, chi, head.chi), r2star=r2star)
+    return replace(
+        head,
+        chi=torch.where(head.mask, chi, head.chi),
+        r2star=r2star,
+        surroundings=head.surroundings + around - head.brain_around,
+        brain_around=around,
+    )
 
 
 def scaled_positive(chi: Tensor, factor: float) -> Tensor:

@@ -1,0 +1,107 @@
+"""What a method may take, and how the methods of each stage are called: the one place where a stage joins."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from chimap import methods, pipeline
+from chimap.arrays import Echoes, Mask, Triple, Volume
+from chimap.errors import InputError
+
+Track: TypeAlias = Literal["inversion", "full chain"]
+TRACKS: tuple[Track, ...] = ("inversion", "full chain")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One case as a method gets it. Volumes (x, y, z); fields in ppm. What the track "inversion" lacks is None.
+
+    Attributes:
+        local_field: Zero outside `mask`.
+        mask: Where it is known.
+        voxel_size: [mm].
+        b0_direction: In voxel axes.
+        total_field: Zero outside `brain_mask`.
+        brain_mask: Where the phase was used.
+        phase: Wrapped [rad], (echo, x, y, z).
+        magnitude: Likewise.
+        echo_times: [s].
+        field_strength: [T].
+    """
+
+    local_field: Volume
+    mask: Mask
+    voxel_size: Triple
+    b0_direction: Triple
+    total_field: Volume | None = None
+    brain_mask: Mask | None = None
+    phase: Echoes | None = None
+    magnitude: Echoes | None = None
+    echo_times: tuple[float, ...] = ()
+    field_strength: float | None = None
+
+    def to(self, device: torch.device) -> "Inputs":
+        """The same on another device."""
+        return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        values = {part.name: getattr(self, part.name) for part in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How methods of a stage take part.
+
+    Attributes:
+        tracks: Those whose inputs hold what the stage needs.
+        call: From inputs and the method's name to chi [ppm], (x, y, z), valid in the inputs' mask.
+    """
+
+    tracks: tuple[Track, ...]
+    call: Callable[[Inputs, str], Volume]
+
+
+def _invert(inputs: Inputs, method: str) -> Volume:
+    return pipeline.invert(inputs.local_field, inputs.mask, inputs.voxel_size, inputs.b0_direction, method=method)
+
+
+ENTRIES: dict[str, Entry] = {"inversion": Entry(TRACKS, _invert)}
+"""By stage. One that starts from the total field or the phase would have the track "full chain" alone."""
+
+
+def chosen(names: list[str] | None) -> list[methods.Method]:
+    """Methods by name, in the order of the table; all that can take part if None.
+
+    Raises:
+        InputError: A name that no such method has.
+    """
+    known = [method for method in methods.METHODS if method.stage in ENTRIES]
+    listed = [method.name for method in known]
+    for name in names or []:
+        if name not in listed:
+            raise InputError(f"no method for the benchmark is called {name!r}; there are {', '.join(listed)}")
+    return [method for method in known if names is None or method.name in names]
+
+
+def write_inputs(folder: Path, inputs: Inputs) -> None:
+    """Write inputs for another process."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.cpu().contiguous() for name, tensor in inputs.tensors().items()}, folder / "volumes.st")
+    numbers = {part.name: getattr(inputs, part.name) for part in fields(inputs) if part.name not in inputs.tensors()}
+    (folder / "numbers.json").write_text(json.dumps(numbers))
+
+
+def read_inputs(folder: Path) -> Inputs:
+    """Read what `write_inputs` wrote."""
+    from safetensors.torch import load_file
+
+    numbers = json.loads((folder / "numbers.json").read_text())
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in numbers.items()}
+    return Inputs(**load_file(folder / "volumes.st"), **plain)
