@@ -155,6 +155,33 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0)
     demo.set_defaults(function=_demo)
 
+    benchmark = commands.add_parser("benchmark", help="methods on heads with known truth: tables and pictures")
+    benchmark.add_argument("--methods", nargs="+", metavar="NAME", help="all if not given")
+    benchmark.add_argument(
+        "--cases",
+        nargs="+",
+        metavar="NAME",
+        help='names, beginnings of names, or patterns as "*-real"; all if not given',
+    )
+    benchmark.add_argument(
+        "--labels",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="label maps of people whom no training has seen, packed or as NIfTI; the built-in head if not given",
+    )
+    size = benchmark.add_mutually_exclusive_group()
+    size.add_argument("--scale", choices=("quick", "full"), default="full", help="quick: voxels twice as long")
+    size.add_argument(
+        "--shape", nargs=3, type=int, metavar=("X", "Y", "Z"), help="another grid over the same field of view"
+    )
+    benchmark.add_argument(
+        "--device", default="cpu", metavar="NAME", help="of the methods, such as cuda; cpu if not given"
+    )
+    benchmark.add_argument("--output", type=Path, default=Path("benchmark"), metavar="DIR")
+    benchmark.set_defaults(function=_benchmark)
+
     table = commands.add_parser("methods", help="what can be chosen for every stage")
     table.set_defaults(function=_methods)
     return parser
@@ -270,6 +297,21 @@ def _demo(options: argparse.Namespace, command: list[str]) -> None:
         shape=tuple(options.shape),
         voxel_size=tuple(options.voxel_size),
         seed=options.seed,
+        command=command,
+    )
+
+
+def _benchmark(options: argparse.Namespace, command: list[str]) -> None:
+    from chimap.commands import benchmark
+
+    benchmark.benchmark(
+        methods=options.methods,
+        cases=options.cases,
+        labels=options.labels,
+        shape=options.shape,
+        scale=options.scale,
+        device=options.device,
+        output=options.output,
         command=command,
     )
 

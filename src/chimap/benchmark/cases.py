@@ -14,13 +14,13 @@ from torch import Tensor
 from chimap.arrays import Shape, Triple
 from chimap.errors import InputError
 from chimap.regional import LESION_CHI
+from chimap.scan import Scan
 from chimap.simulation.acquisition import ECHO_TIMES, Truth, acquire
 from chimap.simulation.anatomy import label_head
 from chimap.simulation.head import Head, angles_for_b0, built_in_head, check_grid, rotation_matrix
 from chimap.simulation.labels import LabelMap
 from chimap.simulation.lesions import GAP, PLACES, Lesion, add_lesions
 from chimap.simulation.tissues import TISSUES
-from chimap.scan import Scan
 
 FIELD_OF_VIEW: Triple = (160.0, 192.0, 160.0)
 """What every grid covers [mm]."""

@@ -1,7 +1,6 @@
 """Methods x cases: make each case, run every method on it, compare with the truth."""
 
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -9,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from chimap import metrics, pipeline, regional
 from chimap.arrays import Mask, Shape, Triple, Volume
@@ -23,7 +21,6 @@ from chimap.physics.units import radians_per_ppm
 from chimap.plan import Plan
 from chimap.scan import Maps, Scan
 from chimap.segmentation import CALCIFICATION, HAEMORRHAGE, Segmentation, region
-from chimap.simulation.acquisition import Truth
 from chimap.simulation.head import Head
 
 ROUNDS = 3

@@ -45,8 +45,8 @@ class Storage:
 
 STORAGE: dict[str, Storage | None] = {
     "radians": None,
-    "siemens": Storage("Siemens", 0, 8192),
-    "philips": Storage("Philips", 2048, 4096),
+    "siemens": Storage("Siemens", 0, 8192.0),
+    "philips": Storage("Philips", 2048, 4096.0),
     "ge": Storage("GE MEDICAL SYSTEMS", 0, 1000 * TURN, -1),
 }
 """How phase lies in files, by vendor: the ranges that `scaling` knows."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy import ndimage
+from skimage.measure import label
 from torch import Tensor
 
 from chimap.arrays import Triple
@@ -120,9 +121,8 @@ def from_freesurfer(numbers: np.ndarray, voxel_size: Triple, *, name: str) -> La
     brain = _is(classes, *[tissue for tissue, row in TISSUES.items() if row.brain])
     if not brain.any():
         raise InputError(f"{name} holds no number of a brain structure")
-    parts, count = ndimage.label(brain)  # pyright: ignore[reportGeneralTypeIssues]
-    sizes = np.bincount(parts.ravel(), minlength=count + 1)
-    largest = parts == 1 + int(sizes[1:].argmax())
+    parts = np.asarray(label(brain, connectivity=1))
+    largest = parts == 1 + int(np.bincount(parts.ravel())[1:].argmax())
     classes[brain & ~largest] = TISSUES["outer fluid"].label  # specks in the neck and the face
     closed = _closed(largest, REACH, size)
     fluid = _is(classes, "outer fluid")
@@ -257,7 +257,8 @@ def _detail_the_outside(classes: np.ndarray, size: np.ndarray) -> None:
     sinus = dura & (np.asarray(ndimage.distance_transform_edt(~ball, sampling=size)) < 2.2)
     classes[sinus] = TISSUES["venous sinus"].label
     air = _is(classes, "air")
-    outside = np.asarray(ndimage.label(np.pad(air, [(1, 1), (1, 1), (0, 1)], constant_values=True))[0])[1:-1, 1:-1, :-1]
+    around = np.pad(air, [(1, 1), (1, 1), (0, 1)], constant_values=True)
+    outside = np.asarray(label(around, connectivity=1))[1:-1, 1:-1, :-1]
     depth = np.asarray(ndimage.distance_transform_edt(outside != outside[0, 0, -1], sampling=size))
     skin = _is(classes, "skin")
     classes[skin & (depth > 2)] = TISSUES["fat"].label
