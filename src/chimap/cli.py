@@ -161,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
         "--cases",
         nargs="+",
         metavar="NAME",
-        help='names, beginnings of names, or patterns as "*-real"; all if not given',
+        help='names, their beginnings, or patterns as "*-real"; all if not given',
     )
     benchmark.add_argument(
         "--labels",
@@ -177,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
         "--shape", nargs=3, type=int, metavar=("X", "Y", "Z"), help="another grid over the same field of view"
     )
     benchmark.add_argument(
-        "--device", default="cpu", metavar="NAME", help="of the methods, such as cuda; cpu if not given"
+        "--device", default="cpu", metavar="NAME", help="where methods run, such as cuda; cpu if not given"
     )
     benchmark.add_argument("--output", type=Path, default=Path("benchmark"), metavar="DIR")
     benchmark.set_defaults(function=_benchmark)

@@ -1,10 +1,10 @@
 """The cases of the benchmark: which head, which lesions, which acquisition."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from chimap.arrays import Shape, Triple
 from chimap.errors import InputError
 from chimap.regional import LESION_CHI
 from chimap.scan import Scan
-from chimap.simulation.acquisition import ECHO_TIMES, Truth, acquire
+from chimap.simulation.acquisition import ECHO_TIMES, Truth, acquire, local_field_of
 from chimap.simulation.anatomy import label_head
 from chimap.simulation.head import Head, angles_for_b0, built_in_head, check_grid, rotation_matrix
 from chimap.simulation.labels import LabelMap
@@ -29,7 +29,7 @@ SCALES: dict[str, Shape] = {"full": (160, 192, 160), "quick": (80, 96, 80)}
 SEED = 2001
 """Of heads, lesions, noise and field errors; the second head takes the next one, and so on."""
 FIELD_ERROR = 0.5
-"""Of the cases whose name ends in "-real", as a share of the local field's SD."""
+"""Of the cases whose name ends in "-real", as a share of the SD of the local field without lesions."""
 TEST_RADIUS = 5.0
 """Of the lesions of the case "linearity" [mm]."""
 TEST_LESION = "test lesion"
@@ -52,7 +52,7 @@ class Case:
         echo_times: [s].
         field_strength: [T].
         snr: Of the first echo, see `simulation.acquisition.acquire`.
-        field_error: Share of the local field's SD, likewise.
+        field_error: Share of the SD of the local field that the head has without lesions.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Case:
         return (a, b, c), (x, y, z)
 
 
-def _tilted(degrees: float) -> Triple:
+def _tilted(degrees: int) -> Triple:
     """B0 turned from the grid's z towards its y."""
     angle = math.radians(degrees)
     return 0.0, math.sin(angle), math.cos(angle)
@@ -173,10 +173,8 @@ def chosen(patterns: Sequence[str] | None) -> list[Case]:
     return [case for case in CASES if case.name in wanted]
 
 
-class Maker(Protocol):
-    """Makes one person's head on any grid."""
-
-    def __call__(self, shape: Shape, voxel_size: Triple, *, grid_rotation: Triple) -> Head: ...
+Maker: TypeAlias = Callable[[Shape, Triple, Triple], Head]
+"""From a grid, a voxel size [mm] and the grid's rotation [rad] to a head."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +196,7 @@ def people(label_maps: Sequence[LabelMap]) -> list[Person]:
     """One person for each label map, or the built-in head where there is none."""
     if not label_maps:
 
-        def built_in(shape: Shape, voxel_size: Triple, *, grid_rotation: Triple) -> Head:
+        def built_in(shape: Shape, voxel_size: Triple, grid_rotation: Triple) -> Head:
             return built_in_head(shape, voxel_size, grid_rotation=grid_rotation, seed=SEED)
 
         return [Person("built-in head", built_in, SEED)]
@@ -206,7 +204,7 @@ def people(label_maps: Sequence[LabelMap]) -> list[Person]:
 
 
 def _person(label_map: LabelMap, seed: int) -> Person:
-    def make(shape: Shape, voxel_size: Triple, *, grid_rotation: Triple) -> Head:
+    def make(shape: Shape, voxel_size: Triple, grid_rotation: Triple) -> Head:
         return label_head(label_map, shape, voxel_size, grid_rotation=grid_rotation, seed=seed)
 
     return Person(label_map.name, make, seed)
@@ -256,10 +254,10 @@ class Simulator:
         Raises:
             InputError: The brain has no room for the case's lesions.
         """
-        head = self._bare(case)
+        bare = self._bare(case)
         seed = self.person.seed
         generator = torch.Generator().manual_seed(seed)
-        head = add_lesions(head, case.lesions, generator)
+        head = add_lesions(bare, case.lesions, generator)
         spots: tuple[Spot, ...] = ()
         if case.linearity:
             head, spots = _with_spots(head, generator)
@@ -270,7 +268,7 @@ class Simulator:
             echo_times=case.echo_times,
             field_strength=case.field_strength,
             snr=case.snr,
-            field_error=case.field_error,
+            field_error=_field_error(case, bare, head),
             seed=seed,
         )
         return Subject(head, scan, truth, spots)
@@ -281,8 +279,19 @@ class Simulator:
         key = (grid, size, rotation)
         if self._head is None or key != self._key:
             self._head = None  # before the next is made: two heads need twice the memory
-            self._head, self._key = self.person.make(grid, size, grid_rotation=rotation), key
+            self._head, self._key = self.person.make(grid, size, rotation), key
         return self._head
+
+
+def _field_error(case: Case, bare: Head, head: Head) -> float:
+    """The case's share of the SD of the bare head's local field, as a share of that of the head with lesions.
+
+    A lesion makes the local field several times stronger, but the tissues' misfit to the dipole model no worse.
+    """
+    if not case.field_error > 0 or not case.lesions:
+        return case.field_error
+    without, with_lesions = (float(local_field_of(one)[one.mask].std()) for one in (bare, head))
+    return case.field_error * without / with_lesions
 
 
 def in_order_of_heads(cases: Sequence[Case]) -> list[Case]:

@@ -99,9 +99,7 @@ class Picture:
         return turned[::-1, ::-1, z].T.copy(), turned[::-1, y, ::-1].T.copy()
 
 
-def bars(
-    rows: Sequence[tuple[str, Track, str, float]], cases: Sequence[str], methods: Sequence[str], name: str
-) -> bytes:
+def bars(rows: Sequence[tuple[str, str, str, float]], cases: Sequence[str], methods: Sequence[str], name: str) -> bytes:
     """One group of bars for each case, one bar for each method, the tracks below each other.
 
     Args:
@@ -135,7 +133,7 @@ def bars(
 
 
 def curves(
-    points: Sequence[tuple[Track, str, float, float]],
+    points: Sequence[tuple[str, str, float, float]],
     methods: Sequence[str],
     *,
     across: str,

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -93,7 +93,9 @@ def write_inputs(folder: Path, inputs: Inputs) -> None:
     """Write inputs for another process."""
     from safetensors.torch import save_file
 
-    save_file({name: tensor.cpu().contiguous() for name, tensor in inputs.tensors().items()}, folder / "volumes.st")
+    # copies, as the format refuses tensors that share their memory
+    volumes = {name: tensor.cpu().contiguous().clone() for name, tensor in inputs.tensors().items()}
+    save_file(volumes, folder / "volumes.safetensors")
     numbers = {part.name: getattr(inputs, part.name) for part in fields(inputs) if part.name not in inputs.tensors()}
     (folder / "numbers.json").write_text(json.dumps(numbers))
 
@@ -103,5 +105,7 @@ def read_inputs(folder: Path) -> Inputs:
     from safetensors.torch import load_file
 
     numbers = json.loads((folder / "numbers.json").read_text())
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in numbers.items()}
-    return Inputs(**load_file(folder / "volumes.st"), **plain)
+    plain: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in numbers.items()
+    }
+    return Inputs(**load_file(folder / "volumes.safetensors"), **plain)

@@ -166,7 +166,10 @@ def run(
                 maps, made = _field_stages(subject, Stages(case.name, person.name, grid, size))
                 stages.append(made)
                 picture = figures.Picture(subject, case.name) if person is persons[0] else None
-                given = {"inversion": _of_truth(subject, person.seed), "full chain": _of_fields(subject.scan, maps)}
+                given: dict[Track, Inputs | None] = {
+                    "inversion": _of_truth(subject, person.seed),
+                    "full chain": _of_fields(subject.scan, maps),
+                }
                 for track in TRACKS:
                     step(f"{case.name}: {track}")
                     for method in methods:

@@ -34,9 +34,7 @@ class Column:
 
 
 COLUMNS: tuple[Column, ...] = (
-    Column(
-        "NRMSE [%]", "NRMSE [%]", 0, "root mean square error over that of the truth; rewards maps that are too weak"
-    ),
+    Column("NRMSE [%]", "NRMSE [%]", 0, "root mean square error over that of the truth; rewards weak maps"),
     Column("dNRMSE [%]", "dNRMSE [%]", 0, "the same after the best line is taken out: scale does not count"),
     Column("slope", "slope", 2, "of chi over the truth; below 1 where chi is underestimated"),
     Column("correlation", "corr.", 2, "Pearson's"),
@@ -45,9 +43,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("dNRMSE, tissue [%]", "tissue [%]", 0, "dNRMSE of thalamus, white and grey matter, without their rims"),
     Column("dNRMSE, deep grey [%]", "deep grey [%]", 0, "dNRMSE of the deep grey nuclei"),
     Column("dNRMSE, blood [%]", "blood [%]", 0, "dNRMSE of veins"),
-    Column(
-        "deviation from linear slope", "DLS", 2, "|1 - slope| of the line through the means of the deep grey nuclei"
-    ),
+    Column("deviation from linear slope", "DLS", 2, "|1 - slope| of a line through the means of the deep grey nuclei"),
     Column(
         "calcification: deviation of the moment [%]",
         "calc. moment [%]",
@@ -241,7 +237,8 @@ def _case(case: Case, study: Study, methods: Sequence[str], shape: Shape) -> lis
     lines = [
         f"## {case.name}",
         "",
-        f"{case.summary[0].upper()}{case.summary[1:]}. Grid {_times(grid)}, voxels of {_times(size)} mm. {_fields(stages)}",
+        f"{case.summary[0].upper()}{case.summary[1:]}. Grid {_times(grid)}, voxels of {_times(size)} mm. "
+        + _fields(stages),
         "",
         f"![{case.name}](figures/{case.name}.png)",
         "",
@@ -330,7 +327,7 @@ def _number(value: float, places: int) -> str:
     return f"{value:.{places}f}".replace("-", MINUS) if math.isfinite(value) else DASH
 
 
-def _times(values: Sequence[float]) -> str:
+def _times(values: Sequence[int | float]) -> str:
     return " x ".join(f"{value:.3g}" for value in values)
 
 
