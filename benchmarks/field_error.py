@@ -2,9 +2,9 @@
 
     python benchmarks/field_error.py
 
-Printed is the share of energy where |D| < 0.1, of the built-in head's local field at 2 mm, of each part of the field error,
-of the field with errors of several shares, and of the 2016 challenge's measured field, which needs ../shared/data or
-CHIMAP_DATA. A field without structure has the volume of that region.
+Printed is the share of energy where |D| < 0.1, of the built-in head's local field at 2 mm, of each part of the field
+error, of the field with errors of several shares, and of the 2016 challenge's measured field, which needs
+../shared/data or CHIMAP_DATA. A field without structure has the volume of that region.
 """
 
 import os
