@@ -241,6 +241,34 @@ def test_a_case_that_cannot_be_made_is_reported(person, tmp_path):
     failed = [row for row in study.rows if row.failure]
     assert {row.case for row in failed} == {"haemorrhage"} and len(failed) == 2
     assert "no place for a haemorrhage" in str(failed[0].failure)
+    assert [path.stem for path in tmp_path.iterdir()] == ["axial"]
+    text = tables.markdown(
+        study,
+        [huge, BY_NAME["axial"]],
+        [tkd],
+        shape=SHAPE,
+        command="chimap benchmark",
+        machine=tables.machine_record("cpu"),
+    )
+    assert "figures/axial.png" in text and "figures/haemorrhage.png" not in text
+
+
+def test_of_several_heads_the_table_has_means_and_the_record_each(person, tmp_path):
+    case = BY_NAME["axial"]
+    (tkd,) = inputs.chosen(["tkd"])
+    other = replace(person, name="another", seed=person.seed + 1)
+    study = run.run([case], [tkd], [person, other], shape=SHAPE, pictures=tmp_path)
+    assert [(row.head, row.track) for row in study.rows] == [
+        (one.name, track) for one in (person, other) for track in inputs.TRACKS
+    ]
+    assert {path.stem for path in tmp_path.iterdir()} == {"axial", "axial-head2"}
+    rows = [row for row in study.rows if row.track == "inversion"]
+    low, high = sorted(row.values["NRMSE [%]"] for row in rows)
+    assert low < tables.typical(rows, "NRMSE [%]") < high
+    machine = tables.machine_record("cpu")
+    text = tables.markdown(study, [case], [tkd], shape=SHAPE, command="chimap benchmark", machine=machine)
+    assert "2 heads (built-in head, another)" in text and "axial-head2.png" in text
+    assert text.count("| inversion | tkd |") == 2  # overview and case
 
 
 def test_memory_is_that_of_the_method_and_not_of_its_parent():
@@ -279,3 +307,10 @@ def test_inputs_survive_the_way_to_another_process(tmp_path):
         assert torch.equal(back.tensors()[name], tensor)
     assert (back.voxel_size, back.b0_direction, back.echo_times) == ((1.0, 1.5, 2.0), (0.0, 0.6, 0.8), (0.01,))
     assert back.field_strength == 7.0 and back.total_field is None
+
+
+def test_one_dnrmse_out_of_bounds_does_not_make_the_table():
+    rows = [run.Row("a", "h", "inversion", "m", {"dNRMSE [%]": value, "slope": value}) for value in (1.0, 2.0, 1e6)]
+    assert tables.typical(rows, "dNRMSE [%]") == 2.0
+    assert tables.typical(rows, "slope") == pytest.approx(1000003 / 3)
+    assert math.isnan(tables.typical(rows, "XSIM"))

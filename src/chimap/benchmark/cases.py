@@ -93,7 +93,10 @@ _CALCIFICATION = (
 )
 
 _CLEAN: tuple[Case, ...] = (
-    Case("axial", "1 mm, B0 along z, 3 T, SNR 50"),
+    Case(
+        "axial",
+        "1 mm, B0 along z, 3 T, five echoes from 4 to 28 ms, SNR 50",
+    ),
     Case(
         "oblique",
         "a slab at 45 degrees to B0, turned about two axes, over a straight head",

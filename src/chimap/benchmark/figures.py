@@ -33,10 +33,12 @@ class Picture:
     Only the two slices of every map are kept, so that memory does not grow with the number of methods.
     """
 
-    def __init__(self, subject: Subject, name: str) -> None:
+    def __init__(self, subject: Subject, name: str, *, upright: bool) -> None:
+        """`upright`: the head stands along the grid's axes, however these lie in the scanner."""
         self.name = name
         head, mask = subject.head, subject.truth.mask
-        self._view: View = view_of(head.affine, head.voxel_size, mask, margin=3.0)
+        affine = np.diag([*head.voxel_size, 1.0]) if upright else head.affine
+        self._view: View = view_of(affine, head.voxel_size, mask, margin=3.0)
         self._at = self._view.turned_index(_middle(subject))
         true = torch.where(mask, subject.truth.chi - subject.truth.chi[mask].mean(), 0)
         self._truth = self._cut(true, mask)
@@ -221,7 +223,7 @@ def _plain(axes: Any) -> None:
 
 def _legend(figure: Any, axes: Any) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.tight_layout(rect=(0, 0, 0.88, 1))
+    figure.tight_layout(rect=(0, 0, 1 - 1.2 / figure.get_figwidth(), 1))
     figure.legend(handles, labels, loc="center right", frameon=False, fontsize=9)
 
 

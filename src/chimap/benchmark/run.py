@@ -67,6 +67,7 @@ class Stages:
         voxel_size: [mm].
         seconds: {stage: seconds}.
         values: Shares of the true mask and of the lesions that are kept, error of the local field [%].
+        picture: Name of the file that shows the maps, without suffix; None where the case could not be made.
         failure: Why there are no fields, one sentence.
     """
 
@@ -76,6 +77,7 @@ class Stages:
     voxel_size: Triple
     seconds: dict[str, float] = field(default_factory=dict)
     values: dict[str, float] = field(default_factory=dict)
+    picture: str | None = None
     failure: str | None = None
 
 
@@ -129,7 +131,7 @@ def run(
         methods: From `inputs.chosen`.
         persons: From `cases.people`.
         shape: Grid of the cases of 1 mm.
-        pictures: Folder for one picture for each case, of the first person.
+        pictures: Folder for one picture for each case, with "-head2" and so on for further persons.
         device: Of the methods; heads, field stages and measures stay on the CPU.
         begin: Called with the name of each step and the number of steps.
     """
@@ -146,7 +148,7 @@ def run(
     stages: list[Stages] = []
     speed: list[Speed] = []
     with torch.no_grad():
-        for person in persons:
+        for number, person in enumerate(persons, start=1):
             simulator = Simulator(person, shape)
             for case in order:
                 step(f"{case.name}: simulating")
@@ -163,9 +165,10 @@ def run(
                     ]
                     continue
                 step(f"{case.name}: fields")
-                maps, made = _field_stages(subject, Stages(case.name, person.name, grid, size))
+                name = case.name if number == 1 else f"{case.name}-head{number}"
+                maps, made = _field_stages(subject, Stages(case.name, person.name, grid, size, picture=name))
                 stages.append(made)
-                picture = figures.Picture(subject, case.name) if person is persons[0] else None
+                picture = figures.Picture(subject, name, upright=case.head_follows)
                 given: dict[Track, Inputs | None] = {
                     "inversion": _of_truth(subject, person.seed),
                     "full chain": _of_fields(subject.scan, maps),
@@ -180,9 +183,8 @@ def run(
                         if inputs is not None:
                             row = _measured(row, method, inputs, subject, device, picture)
                         rows.append(row)
-                if picture is not None:
-                    (pictures / f"{case.name}.png").write_bytes(picture.draw([method.name for method in methods]))
-                if case is timed and person is persons[0]:
+                (pictures / f"{name}.png").write_bytes(picture.draw([method.name for method in methods]))
+                if case is timed and number == 1:
                     speed += _speed(methods, given, device, step)
                 del subject, maps, given, picture
     medians = {one.method: one.median for one in speed}
@@ -243,7 +245,7 @@ def _measured(
     inputs: Inputs,
     subject: Subject,
     device: torch.device,
-    picture: figures.Picture | None,
+    picture: figures.Picture,
 ) -> Row:
     """The row of one method; the map goes into the picture."""
     truth = subject.truth
@@ -261,8 +263,7 @@ def _measured(
     if not inside.any():
         return replace(row, failure="no voxel of the mask lies in the true one")
     found, true = (torch.where(inside, volume - volume[inside].mean(), 0) for volume in (chi, truth.chi))
-    if picture is not None:
-        picture.add(row.track, method.name, found, true, inside)
+    picture.add(row.track, method.name, found, true, inside)
     values, spots = _scores(found, true, inside, subject)
     return replace(row, values=values, seconds=seconds, spots=spots)
 

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +93,8 @@ def markdown(
         "",
         "Two tracks. **inversion**: the true local field with field error and noise goes in, with the true mask. "
         "**full chain**: wrapped phase goes in; chimap makes the mask and the local field, once for each case and "
-        "the same for all inversions, and chi is compared where its mask and the true one meet.",
+        "the same for all inversions, and chi is compared where its mask and the true one meet. "
+        "Every case is like axial but for what it says.",
         "",
     ]
     with_error = [case.name for case in cases if case.field_error > 0]
@@ -176,16 +178,23 @@ def machine_record(device: str) -> dict[str, Any]:
     return {"device": name, "threads": torch.get_num_threads(), "CPUs": os.cpu_count(), "versions": versions()}
 
 
-def mean(rows: Iterable[Row], key: str) -> float:
-    """Of a measure over the rows that have it; NaN where none has."""
+def typical(rows: Iterable[Row], key: str) -> float:
+    """Mean over the rows that have a measure, the median of a dNRMSE, which has no upper bound; NaN if none has it."""
     numbers = [row.values[key] for row in rows if math.isfinite(row.values.get(key, math.nan))]
-    return sum(numbers) / len(numbers) if numbers else math.nan
+    if not numbers:
+        return math.nan
+    return statistics.median(numbers) if key.startswith("dNRMSE") else statistics.fmean(numbers)
 
 
 def _overview(title: str, cases: Sequence[str], study: Study, methods: Sequence[str]) -> list[str]:
     if not cases:
         return []
-    lines = [f"## {title}", "", f"Means over {', '.join(cases)}.", ""]
+    lines = [
+        f"## {title}",
+        "",
+        f"Means over {', '.join(cases)}; medians of what is a dNRMSE, which has no upper bound.",
+        "",
+    ]
     rows = []
     for track in TRACKS:
         for method in methods:
@@ -193,11 +202,11 @@ def _overview(title: str, cases: Sequence[str], study: Study, methods: Sequence[
             if own:
                 failed = sum(row.failure is not None for row in own)
                 rows.append((track, method, own, f"{failed} of {len(own)}" if failed else ""))
-    shown = [column for column in OVERVIEW if any(math.isfinite(mean(own, column.key)) for _, _, own, _ in rows)]
+    shown = [column for column in OVERVIEW if any(math.isfinite(typical(own, column.key)) for _, _, own, _ in rows)]
     failures = any(failed for *_, failed in rows)
     head = ["track", "method", *(column.heading for column in shown), *(["failed"] if failures else [])]
     body = [
-        [track, method, *(_number(mean(own, column.key), column.places) for column in shown)]
+        [track, method, *(_number(typical(own, column.key), column.places) for column in shown)]
         + ([failed] if failures else [])
         for track, method, own, failed in rows
     ]
@@ -240,10 +249,9 @@ def _case(case: Case, study: Study, methods: Sequence[str], shape: Shape) -> lis
         f"{case.summary[0].upper()}{case.summary[1:]}. Grid {_times(grid)}, voxels of {_times(size)} mm. "
         + _fields(stages),
         "",
-        f"![{case.name}](figures/{case.name}.png)",
-        "",
     ]
-    shown = [column for column in COLUMNS if any(math.isfinite(mean([row], column.key)) for row in rows)]
+    lines += [line for one in stages if one.picture for line in (f"![{one.picture}](figures/{one.picture}.png)", "")]
+    shown = [column for column in COLUMNS if any(math.isfinite(typical([row], column.key)) for row in rows)]
     body = []
     for track in TRACKS:
         for method in methods:
@@ -251,7 +259,7 @@ def _case(case: Case, study: Study, methods: Sequence[str], shape: Shape) -> lis
             if not own:
                 continue
             seconds = [row.seconds for row in own if row.seconds is not None]
-            numbers = [_number(mean(own, column.key), column.places) for column in shown]
+            numbers = [_number(typical(own, column.key), column.places) for column in shown]
             numbers.append(_number(sum(seconds) / len(seconds), 2) if seconds else DASH)
             reasons = [f"failed: {row.failure}" for row in own if row.failure is not None]
             body.append([track, method, *numbers, " ".join(dict.fromkeys(reasons))])
@@ -262,15 +270,12 @@ def _case(case: Case, study: Study, methods: Sequence[str], shape: Shape) -> lis
 
 
 def _fields(stages: Sequence[Stages]) -> str:
-    """What the field stages cost and kept, as means over heads."""
+    """What the field stages cost and kept; of several heads each for itself, as one bad field spoils every mean."""
     done = [one for one in stages if one.failure is None]
     if not done:
         return ""
-
-    def average(values: Callable[[Stages], float]) -> float:
-        return sum(values(one) for one in done) / len(done)
-
-    parts = [f"field stages {average(lambda one: sum(one.seconds.values())):.1f} s"]
+    seconds = [sum(one.seconds.values()) for one in done]
+    parts = [f"field stages {sum(seconds) / len(seconds):.1f} s"]
     names = {
         "true mask kept [%]": "of the true mask kept",
         "lesions kept [%]": "of the lesions' voxels kept",
@@ -278,8 +283,7 @@ def _fields(stages: Sequence[Stages]) -> str:
     }
     for key, words in names.items():
         if all(key in one.values for one in done):
-            value = average(lambda one, key=key: one.values[key])
-            parts.append(f"{value:.0f} % {words}")
+            parts.append(f"{' / '.join(f'{one.values[key]:.0f}' for one in done)} % {words}")
     return f"Full chain: {', '.join(parts)}."
 
 

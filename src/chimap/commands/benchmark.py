@@ -96,13 +96,13 @@ def _charts(study: Study, cases: Sequence[table_of_cases.Case], methods: Sequenc
     single = [case.name for case in cases if not case.head_follows]
     for key, name in (("NRMSE [%]", "bars-nrmse"), ("XSIM", "bars-xsim")):
         points = [
-            (case, track, method, tables.mean(rows, key)) for (case, track, method), rows in _grouped(study).items()
+            (case, track, method, tables.typical(rows, key)) for (case, track, method), rows in _grouped(study).items()
         ]
         if single:
             drawn[name] = figures.bars(points, single, methods, key)
     angles = {case.name: case.angle for case in cases if case.head_follows}
     turns = [
-        (track, method, angles[case], tables.mean(rows, "NRMSE [%]"))
+        (track, method, angles[case], tables.typical(rows, "NRMSE [%]"))
         for (case, track, method), rows in _grouped(study).items()
         if case in angles
     ]
@@ -130,7 +130,7 @@ def _grouped(study: Study) -> dict[tuple[str, inputs.Track, str], list]:
 
 
 def _print(study: Study, methods: Sequence[str]) -> None:
-    """Means over all cases, for a first look."""
+    """Over all cases, for a first look."""
     table = Table(box=None, header_style="bold")
     table.add_column("track")
     table.add_column("method")
@@ -143,9 +143,9 @@ def _print(study: Study, methods: Sequence[str]) -> None:
             rows = [row for row in study.rows if (row.track, row.method) == (track, method)]
             if not rows:
                 continue
-            means = [(tables.mean(rows, column.key), column.places) for column in shown]
+            means = [(tables.typical(rows, column.key), column.places) for column in shown]
             numbers = [f"{value:.{places}f}" if math.isfinite(value) else "-" for value, places in means]
             failed = sum(row.failure is not None for row in rows)
             table.add_row(track, Text(method), *numbers, f"{failed} of {len(rows)}" if failed else "")
-    console.print("Means over all cases:")
+    console.print("Means over all cases, medians of dNRMSE:")
     console.print(table)

@@ -194,78 +194,73 @@ def field_kernels(shape: Shape, voxel_size: Triple, *, device: torch.device | No
     )
 
 
-def fields_of(head: Head, *, kernels: FieldKernels | None = None) -> tuple[Volume, Volume]:
+def fields_of(
+    head: Head, *, whole_brain: bool = False, total: bool = True, kernels: FieldKernels | None = None
+) -> tuple[Volume, Volume]:
     """Total field of the head and local field, of the sources inside its brain mask, both [ppm].
 
-    Args:
-        head: On any device.
-        kernels: From `field_kernels` for this grid, made here if None.
-    """
-    return total_field_of(head, kernels=kernels), local_field_of(head, kernels=kernels)
-
-
-def total_field_of(head: Head, *, kernels: FieldKernels | None = None) -> Volume:
-    """Field [ppm] of everything.
-
-    chi counts from air here, so the empty space around the head is zero and needs no grid. A constant has no
-    field, so this changes the field by nothing.
-    """
-    return _field(head, head.chi - AIR_CHI, head.surroundings - AIR_CHI, kernels)
-
-
-def local_field_of(head: Head, *, whole_brain: bool = False, kernels: FieldKernels | None = None) -> Volume:
-    """Field [ppm] of the sources inside the brain mask.
+    chi counts from air for the total field, so the empty space around the head is zero and needs no grid. A constant
+    has no field, so this changes it by nothing; the local field counts from water.
 
     Args:
         head: On any device.
-        whole_brain: Also of the brain beyond the grid: for a grid that shows a part of what was scanned. Otherwise
-            what lies beyond is background.
+        whole_brain: The local field is also that of the brain beyond the grid: for a grid that shows a part of what
+            was scanned. Otherwise what lies beyond is background.
+        total: False to save the time of the total field; the local one stands in its place.
         kernels: From `field_kernels` for this grid, made here if None.
     """
-    return _field(head, head.chi * head.mask, head.brain_around if whole_brain else None, kernels)
-
-
-def _field(head: Head, chi: Volume, around: Tensor | None, kernels: FieldKernels | None) -> Volume:
-    """Field [ppm] on the head's grid of chi there and of chi on the coarse grid around it."""
+    sources = [(head.chi * head.mask, head.brain_around if whole_brain else None)]
+    if total:
+        sources.insert(0, (head.chi - AIR_CHI, head.surroundings - AIR_CHI))
     shape, k, m = head.shape, head.step, head.margin
     inner = [-(-n // step) for n, step in zip(shape, k, strict=True)]
     # the fine grid goes on for one coarse voxel and more, so that what is coarse keeps away from the voxels
     near = tuple(slice(begin - 1, begin + n + 1) for begin, n in zip(m, inner, strict=True))
     grid = tuple(slice(step, step + n) for step, n in zip(k, shape, strict=True))
-    if around is None:
-        fine = chi.new_zeros(_near_shape(shape, k))
-    else:
-        fine = around[near]
-        for axis in range(3):
-            fine = fine.repeat_interleave(k[axis], dim=axis)
-    fine[grid] = chi
+    extent = _near_shape(shape, k)
     dipole = DipoleModel(
-        fine.shape,
+        extent,
         head.voxel_size,
         head.b0_direction,
-        padding=_near_padding(fine.shape, k),
+        padding=_near_padding(extent, k),
         kernel="green" if kernels is None else kernels.near,
-    ).to(fine.device)
-    field = dipole(fine)[grid].clone()
-    del dipole, fine
-    if around is not None:
-        far = around.clone()
-        far[near] = 0
-        field += _far_field(far, head, near, kernels)
-    return field
+    ).to(head.chi.device)
+    fields = []
+    for chi, around in sources:
+        fine = chi.new_zeros(extent)
+        if around is not None:
+            coarse = around[near]
+            for axis in range(3):
+                coarse = coarse.repeat_interleave(k[axis], dim=axis)
+            fine += coarse
+        fine[grid] = chi
+        fields.append(dipole(fine)[grid].clone())
+    del dipole
+    distant = [(field, around) for field, (_, around) in zip(fields, sources, strict=True) if around is not None]
+    if distant:
+        far = torch.stack([around for _, around in distant])
+        far[:, *near] = 0
+        for (field, _), more in zip(distant, _far_fields(far, head, near, kernels), strict=True):
+            field += more
+    return fields[0], fields[-1]
 
 
-def _far_field(sources: Tensor, head: Head, near: tuple[slice, ...], kernels: FieldKernels | None) -> Volume:
-    """Field [ppm] on the head's grid of sources on the coarse grid."""
+def local_field_of(head: Head, *, whole_brain: bool = False, kernels: FieldKernels | None = None) -> Volume:
+    """The local field alone; see `fields_of`."""
+    return fields_of(head, whole_brain=whole_brain, total=False, kernels=kernels)[1]
+
+
+def _far_fields(sources: Tensor, head: Head, near: tuple[slice, ...], kernels: FieldKernels | None) -> Sequence[Volume]:
+    """Fields [ppm] on the head's grid of sources (n, x, y, z) on the coarse grid."""
     sx, sy, sz = (step * length for step, length in zip(head.step, head.voxel_size, strict=True))
     kernel = "green" if kernels is None else kernels.far
-    dipole = DipoleModel(sources.shape, (sx, sy, sz), head.b0_direction, kernel=kernel).to(sources.device)
-    field = dipole(sources)[near]
+    dipole = DipoleModel(sources.shape[1:], (sx, sy, sz), head.b0_direction, kernel=kernel).to(sources.device)
+    field = dipole(sources)[:, *near]
     # both grids share their corners here, so voxel centres fall where interpolate puts them
-    wide = [n * step for n, step in zip(field.shape, head.step, strict=True)]
-    field = torch.nn.functional.interpolate(field[None, None], size=wide, mode="trilinear", align_corners=False)
+    wide = [n * step for n, step in zip(field.shape[1:], head.step, strict=True)]
+    field = torch.nn.functional.interpolate(field[None], size=wide, mode="trilinear", align_corners=False)
     x, y, z = (slice(step, step + n) for step, n in zip(head.step, head.shape, strict=True))
-    return field[0, 0, x, y, z]
+    return field[0, :, x, y, z].unbind()
 
 
 def _near_shape(shape: Sequence[int], step: Sequence[int]) -> Shape:

@@ -149,8 +149,7 @@ def label_head(
     factors = [max(math.floor(size / limit), 1) for size, limit in zip(voxel_size, (1.6, 1.6, 1.6), strict=True)]
     fine_shape = [n * factor for n, factor in zip(shape, factors, strict=True)]
     fine_size = [size / factor for size, factor in zip(voxel_size, factors, strict=True)]
-    at = place.at(fine_shape, fine_size)
-    volumes, labels = _sampled(label_map.classes, at, table)
+    volumes, labels = _sampled(label_map.classes, place.nodes(fine_shape, fine_size), fine_shape, table)
     if max(factors) > 1:
         volumes = torch.stack([blocks(volume, factors).mean(dim=-1) for volume in volumes])
         labels = blocks(labels, factors).mode(dim=-1).values
@@ -175,12 +174,9 @@ def label_head(
 
     around = surrounding_grid(shape, voxel_size)
     points = [2 if step > 1 else 1 for step in around.step]
-    at = place.at(
-        [n * k for n, k in zip(around.shape, points, strict=True)],
-        [size / k for size, k in zip(around.voxel_size, points, strict=True)],
-        around.middle,
-    )
-    far = _nearest(label_map.classes, at)
+    far_shape = [n * k for n, k in zip(around.shape, points, strict=True)]
+    far_size = [size / k for size, k in zip(around.voxel_size, points, strict=True)]
+    far = _nearest(label_map.classes, _between(place.nodes(far_shape, far_size, around.middle), far_shape))
     coarse = [blocks(_looked_up(row, far), points).mean(dim=-1) for row in (table[0], table[0] * table[4])]
     affine = np.eye(4)
     affine[:3, :3] = turn.numpy() * np.asarray(voxel_size)
@@ -219,7 +215,8 @@ def brain_share(
     turn, rotation, warp = rotation_matrix(grid_rotation), rotation_matrix(head_rotation), torch.zeros(3, 2, 2, 2)
     place = _Placement(label_map, turn, rotation, head_shift, head_scale, warp)
     points = (12, 12, 12)
-    labels = _nearest(label_map.classes, place.at(points, [length / 12 for length in extent]))
+    nodes = place.nodes(points, [length / 12 for length in extent])
+    labels = _nearest(label_map.classes, _between(nodes, points))
     return float(_looked_up(_IN_BRAIN, labels).mean())
 
 
@@ -237,8 +234,11 @@ class _Placement:
         self.turn, self.rotation = turn, rotation
         self.shift, self.scale, self.warp = torch.tensor(shift), torch.tensor(scale), warp
 
-    def at(self, shape: Sequence[int], size: Sequence[float], middle: Sequence[float] = (0.0, 0.0, 0.0)) -> Tensor:
-        """Voxel indices (3, x, y, z) in the label map. The bend is smooth, so few points tell all of them."""
+    def nodes(self, shape: Sequence[int], size: Sequence[float], middle: Sequence[float] = (0.0, 0.0, 0.0)) -> Tensor:
+        """Voxel indices (3, nx, ny, nz) in the label map of points 8 mm apart from the first voxel to the last.
+
+        The bend is smooth, so they tell those of all voxels; see `_between`.
+        """
         nodes = [max(round(n * d / 8) + 1, 2) for n, d in zip(shape, size, strict=True)]
         axes = [
             torch.linspace(-(n - 1) / 2 * d + m, (n - 1) / 2 * d + m, count)
@@ -249,25 +249,29 @@ class _Placement:
         # the lattice of the bend spans 325 mm about the middle of the brain
         where = (head / 162.5).flip(0).T.reshape(1, 1, 1, -1, 3)
         head += grid_sample(self.warp[None], where, padding_mode="border", align_corners=True).reshape(3, -1)
-        index = ((head + self.middle[:, None]) / self.size[:, None]).reshape(1, 3, *nodes)
-        return interpolate(index.to(self.device), size=list(shape), mode="trilinear", align_corners=True)[0]
+        return ((head + self.middle[:, None]) / self.size[:, None]).reshape(3, *nodes).to(self.device)
 
 
-def _sampled(classes: Tensor, at: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+def _between(nodes: Tensor, shape: Sequence[int]) -> Tensor:
+    """What `nodes` tell (n, nx, ny, nz) at every voxel: (n, x, y, z)."""
+    return interpolate(nodes[None], size=list(shape), mode="trilinear", align_corners=True)[0]
+
+
+def _sampled(classes: Tensor, nodes: Tensor, shape: Sequence[int], table: Tensor) -> tuple[Tensor, Tensor]:
     """chi of the brain and of the rest, share of brain, m0 and m0 R2* (5, x, y, z), tissues mixed at their borders;
     and the label of each voxel (x, y, z)."""
-    labels = _nearest(classes, at)
+    labels = _nearest(classes, _between(nodes, shape))
     box = []
-    for n, places in zip(classes.shape, at, strict=True):
+    for n, places in zip(classes.shape, nodes, strict=True):
         low = min(max(int(places.min().floor()), 0), n - 2)
         box.append(slice(low, max(min(int(places.max().ceil()) + 1, n), low + 2)))
     part = classes[tuple(box)]
     chi, m0, r2star, _, brain = table
     source = torch.stack([_looked_up(row, part) for row in (chi * brain, chi * (1 - brain), brain, m0, m0 * r2star)])
     # grid_sample counts axes from the last, from -1 to 1
-    low = torch.tensor([one.start for one in box], device=at.device)
-    scale = 2 / (torch.tensor(part.shape, device=at.device) - 1)
-    where = ((at.permute(1, 2, 3, 0) - low) * scale - 1).flip(-1)
+    low = torch.tensor([one.start for one in box], device=nodes.device).reshape(3, 1, 1, 1)
+    scale = 2 / (torch.tensor(part.shape, device=nodes.device).reshape(3, 1, 1, 1) - 1)
+    where = _between(((nodes - low) * scale - 1).flip(0), shape).permute(1, 2, 3, 0)
     volumes = grid_sample(source[None], where[None], mode="bilinear", padding_mode="border", align_corners=True)[0]
     return volumes, labels
 

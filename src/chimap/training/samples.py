@@ -17,16 +17,13 @@ from chimap.arrays import Shape, Triple
 from chimap.errors import InputError
 from chimap.physics.shim import shim_field
 from chimap.physics.units import radians_per_ppm
-from chimap.simulation.acquisition import FieldKernels, field_kernels, local_field_of, measure, total_field_of
+from chimap.simulation.acquisition import FieldKernels, field_kernels, fields_of, measure
 from chimap.simulation.anatomy import brain_share, hybrid_values, label_head, literature_values
 from chimap.simulation.field_error import field_error
 from chimap.simulation.head import Head, angles_for_b0, rotation_matrix
 from chimap.simulation.labels import LabelMap
 from chimap.simulation.mask_error import imperfect_mask
 from chimap.simulation.sources import blob_source
-
-EDGE = 2
-"""Voxels around a sample that are made and cropped, so that no filter sees its faces."""
 
 NOISIEST = 0.1
 """Most SD [ppm] of a voxel's field noise: that of a dark voxel has no bound."""
@@ -139,18 +136,16 @@ def draw_sample(label_maps: Sequence[LabelMap], settings: SampleSettings, seed: 
     voxel_size = settings.voxel_sizes[_choice(len(settings.voxel_sizes), host)]
     tesla = settings.field_strengths[_choice(len(settings.field_strengths), host)]
     echo_time = _uniform(settings.echo_time, host)
-    n, m, k = (n + 2 * EDGE for n in settings.shape)
-    large: Shape = (n, m, k)
-    head = _place(label_map, settings, large, voxel_size, host, seed)
+    shape = settings.shape
+    head = _place(label_map, settings, shape, voxel_size, host, seed)
     head = _changed(head, settings, host, generator)
 
-    kernels = _kernels(large, voxel_size, str(device))
+    kernels = _kernels(shape, voxel_size, str(device))
     inside = head.mask.float()
-    local = local_field_of(head, whole_brain=True, kernels=kernels)
-    total = local
+    total, local = fields_of(head, whole_brain=True, total=settings.scan, kernels=kernels)
+    shimmed = _uniform((0.3, 1.0), host)
     if settings.scan:
-        total = total_field_of(head, kernels=kernels)
-        total = total - _uniform((0.3, 1.0), host) * shim_field(total, inside, voxel_size)
+        total = total - shimmed * shim_field(total, inside, voxel_size)
         total -= (total * inside).sum() / inside.sum()
     mask = imperfect_mask(head.mask, voxel_size, amount_mm=_uniform(settings.mask_error, host), generator=generator)
     share = _uniform(settings.field_error, host)
@@ -166,16 +161,16 @@ def draw_sample(label_maps: Sequence[LabelMap], settings: SampleSettings, seed: 
         dephasing=settings.scan,
         generator=generator,
     )
-    white = torch.randn(large, generator=generator, device=device)
+    white = torch.randn(shape, generator=generator, device=device)
     return Sample(
-        chi=_without_edge(head.chi * inside),
-        local_field=_without_edge(local),
-        measured_local_field=_without_edge(local + error + white * noise.clamp_max(NOISIEST)),
-        total_field=_without_edge(total) if settings.scan else None,
-        phase=_without_edge(signal[0].angle()) if settings.scan else None,
-        magnitude=_without_edge(signal[0].abs()) if settings.scan else None,
-        field_noise=_without_edge(noise),
-        mask=_without_edge(mask),
+        chi=head.chi * inside,
+        local_field=local,
+        measured_local_field=local + error + white * noise.clamp_max(NOISIEST),
+        total_field=total if settings.scan else None,
+        phase=signal[0].angle() if settings.scan else None,
+        magnitude=signal[0].abs() if settings.scan else None,
+        field_noise=noise,
+        mask=mask,
         b0_direction=torch.tensor(head.b0_direction, device=device),
         voxel_size=torch.tensor(voxel_size, device=device),
         radians_per_ppm=torch.tensor(radians_per_ppm(echo_time, tesla), device=device),
@@ -258,10 +253,6 @@ def scaled_positive(chi: Tensor, factor: float) -> Tensor:
 @lru_cache(maxsize=8)
 def _kernels(shape: Shape, voxel_size: Triple, device: str) -> FieldKernels:
     return field_kernels(shape, voxel_size, device=torch.device(device))
-
-
-def _without_edge(volume: Tensor) -> Tensor:
-    return volume[EDGE:-EDGE, EDGE:-EDGE, EDGE:-EDGE].contiguous()
 
 
 def _choice(n: int, generator: torch.Generator) -> int:

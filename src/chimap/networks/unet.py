@@ -1,0 +1,108 @@
+"""The U-Nets of uQSM, uQSM+, QSMnet and QSMnet+: architecture only, no units, no files."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, pad
+
+
+@dataclass(frozen=True)
+class UNetShape:
+    """What makes one U-Net another one.
+
+    Attributes:
+        inputs: Input channels.
+        base: Channels of the first level; every level below has twice as many.
+        levels: Resolutions, each half of the one above.
+        convolutions: Per level, on the way down and on the way up.
+        kernel: Their edge.
+        norm: Batch normalisation after each.
+        slope: Of the leaky ReLU after each, 0 for ReLU.
+        up: "nearest" repeats voxels; "deconvolution" is a transposed convolution of edge 2 that halves the channels.
+        last_kernel: Edge of the linear convolution at the end.
+        bias: Of the convolutions; without it, and without norm, the network is homogeneous: twice the input, twice
+            the output.
+    """
+
+    inputs: int = 1
+    base: int = 24
+    levels: int = 5
+    convolutions: int = 1
+    kernel: int = 3
+    norm: bool = False
+    slope: float = 0.1
+    up: Literal["nearest", "deconvolution"] = "nearest"
+    last_kernel: int = 1
+    bias: bool = True
+
+
+UQSM = UNetShape(inputs=2, norm=True, slope=0.0, last_kernel=3)
+"""uQSM as its paper has it (Liu and Koch, Model-based Learning for QSM): field and mask in."""
+UQSM_CODE = UNetShape(slope=0.01)
+"""uQSM as its authors published it: field only, no normalisation."""
+UQSM_PLUS = UNetShape(inputs=2)
+"""uQSM+ (Liu, Improved Model-based Learning with Data Augmentation for QSM): field and mask in, no normalisation."""
+QSMNET = UNetShape(base=32, convolutions=2, kernel=5, norm=True, up="deconvolution")
+"""QSMnet (Yoon et al. 2018, doi:10.1016/j.neuroimage.2018.06.030) and QSMnet+ (Jung et al. 2020,
+doi:10.1016/j.neuroimage.2020.116619)."""
+
+
+class UNet(nn.Module):
+    """A 3D U-Net for volumes of any size: padded by zeros to whole multiples inside, and cropped again.
+
+    Args:
+        shape: Its architecture.
+    """
+
+    def __init__(self, shape: UNetShape):
+        super().__init__()
+        self.shape = shape
+        widths = [shape.base * 2**level for level in range(shape.levels)]
+        self.down = nn.ModuleList(
+            _level(before, width, shape) for before, width in zip([shape.inputs, *widths], widths, strict=False)
+        )
+        below = list(zip(widths[:0:-1], widths[-2::-1], strict=True))  # from the coarsest level upwards
+        if shape.up == "deconvolution":
+            self.upsample = nn.ModuleList(nn.ConvTranspose3d(wide, width, 2, stride=2) for wide, width in below)
+            self.up = nn.ModuleList(_level(2 * width, width, shape) for _, width in below)
+        else:
+            self.upsample = nn.ModuleList(nn.Identity() for _ in below)
+            self.up = nn.ModuleList(_level(wide + width, width, shape) for wide, width in below)
+        self.last = nn.Conv3d(widths[0], 1, shape.last_kernel, padding=shape.last_kernel // 2, bias=shape.bias)
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        """(batch, inputs, x, y, z) to (batch, 1, x, y, z)."""
+        size = volumes.shape[-3:]
+        multiple = 2 ** (self.shape.levels - 1)
+        missing = [-n % multiple for n in size]
+        x = pad(volumes, [side for n in reversed(missing) for side in (n // 2, n - n // 2)])
+        skips: list[Tensor] = []
+        for index, level in enumerate(self.down):
+            if index:
+                x = nn.functional.max_pool3d(x, 2)
+            x = level(x)
+            skips.append(x)
+        skips.pop()
+        for upsample, level in zip(self.upsample, self.up, strict=True):
+            skip = skips.pop()
+            x = upsample(x) if self.shape.up == "deconvolution" else interpolate(x, scale_factor=2, mode="nearest")
+            x = level(torch.cat([skip, x], dim=1))
+        x = self.last(x)
+        begin = [n // 2 for n in missing]
+        a, b, c = (slice(first, first + n) for first, n in zip(begin, size, strict=True))
+        return x[..., a, b, c]
+
+
+def _level(inputs: int, width: int, shape: UNetShape) -> nn.Sequential:
+    """Convolutions of one level, each with its normalisation and activation."""
+    layers: list[nn.Module] = []
+    for index in range(shape.convolutions):
+        before = width if index else inputs
+        layers.append(nn.Conv3d(before, width, shape.kernel, padding=shape.kernel // 2, bias=shape.bias))
+        if shape.norm:
+            # QSMnet's own: eps 1e-3, running decay 0.99
+            layers.append(nn.BatchNorm3d(width, eps=1e-3, momentum=0.01))
+        layers.append(nn.LeakyReLU(shape.slope, inplace=True) if shape.slope else nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
