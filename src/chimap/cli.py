@@ -148,6 +148,22 @@ def _parser() -> argparse.ArgumentParser:
     pack.add_argument("--output", type=Path, required=True, metavar="FILE.npz")
     pack.set_defaults(function=_pack)
 
+    train = commands.add_parser("train", help="a network, on simulated samples")
+    train.add_argument("recipe", metavar="RECIPE", help="uqsm, uqsm+, qsmnet, qsmnet+")
+    train.add_argument("--data", type=Path, required=True, metavar="PACKED", help="people to learn from: chimap pack")
+    train.add_argument("--validation", type=Path, metavar="PACKED", help="people to judge by; else a seventh of --data")
+    train.add_argument("--size", choices=("gpu", "cpu"), help="of the recipe; that of the device if not given")
+    train.add_argument("--device", metavar="D", help="cpu, cuda; a GPU where there is one if not given")
+    train.add_argument("--steps", type=int, metavar="N")
+    train.add_argument("--seed", type=int, metavar="S")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting, such as batch=4 or network.base=16"
+    )
+    train.add_argument("--minutes", type=float, metavar="M", help="stop with a checkpoint after so long")
+    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
+    train.add_argument("--output", type=Path, required=True, metavar="DIR")
+    train.set_defaults(function=_train)
+
     demo = commands.add_parser("demo", help="simulate a head, reconstruct it and compare with the truth")
     demo.add_argument("--output", type=Path, default=Path("demo"), metavar="DIR")
     demo.add_argument("--shape", nargs=3, type=int, default=(160, 192, 160), metavar=("X", "Y", "Z"))
@@ -287,6 +303,25 @@ def _pack(options: argparse.Namespace, command: list[str]) -> None:
     from chimap.commands import simulation
 
     simulation.pack(labels=options.labels, output=options.output)
+
+
+def _train(options: argparse.Namespace, command: list[str]) -> None:
+    from chimap.commands import training
+
+    training.train_network(
+        recipe=options.recipe,
+        data=options.data,
+        validation=options.validation,
+        size=options.size,
+        device=options.device,
+        steps=options.steps,
+        seed=options.seed,
+        assignments=options.set,
+        minutes=options.minutes,
+        resume=options.resume,
+        output=options.output,
+        command=command,
+    )
 
 
 def _demo(options: argparse.Namespace, command: list[str]) -> None:

@@ -79,13 +79,13 @@ def consistency_losses(
 
 
 def masked_l1(chi: Volume, truth: Volume, mask: Mask) -> Scalar:
-    """Mean |chi - truth| inside the mask [ppm]."""
-    return ((chi - truth) * mask).abs().sum() / mask.sum().clamp_min(1)
+    """Mean |chi - truth| inside the mask of each sample, and of those over the batch [ppm]."""
+    return _mean((chi - truth).abs(), mask)
 
 
 def field_l1(chi: Volume, truth: Volume, mask: Mask, dipole: DipoleModel) -> Scalar:
-    """QSMnet's model loss: mean |A chi - A truth| inside the mask [ppm]."""
-    return (dipole(chi - truth) * mask).abs().sum() / mask.sum().clamp_min(1)
+    """QSMnet's model loss: `masked_l1` of the fields."""
+    return _mean(dipole(chi - truth).abs(), mask)
 
 
 def gradient_l1(chi: Volume, truth: Volume, mask: Mask) -> Scalar:
@@ -101,8 +101,13 @@ def gradient_l1(chi: Volume, truth: Volume, mask: Mask) -> Scalar:
         n = chi.shape[axis] - 1
         both = mask.narrow(axis, 0, n) & mask.narrow(axis, 1, n)
         difference = chi.diff(dim=axis).abs() - truth.diff(dim=axis).abs()
-        total = total + (difference * both).abs().sum() / both.sum().clamp_min(1)
+        total = total + _mean(difference.abs(), both)
     return total
+
+
+def _mean(volume: Tensor, mask: Tensor) -> Scalar:
+    """Of each sample inside its mask, then over the batch: no sample weighs more for its larger mask."""
+    return ((volume * mask).sum(dim=SPACE) / mask.sum(dim=SPACE).clamp_min(1)).mean()
 
 
 def neighbour_l1(chi: Volume, truth: Volume) -> Scalar:

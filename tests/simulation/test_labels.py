@@ -59,6 +59,24 @@ def test_specks_far_from_the_brain_are_no_brain(numbers):
     assert not (made.classes[:, :, :6] == TISSUES["grey matter"].label).any()
 
 
+def test_gaps_that_a_map_leaves_in_the_skull_are_no_air(numbers):
+    holed = numbers.copy()
+    bone = np.argwhere(holed == 515)
+    top = bone[bone[:, 2] > np.quantile(bone[:, 2], 0.8)][::7]
+    holed[tuple(top.T)] = 0
+    made, whole = (from_freesurfer(one, SIZE, name="made") for one in (holed, numbers))
+    assert len(top) > 50
+    air = TISSUES["air"].label
+    assert int((made.classes == air).sum()) <= int((whole.classes == air).sum()) + 0.1 * len(top)
+
+
+def test_sinuses_stay_air(numbers, label_map):
+    middle = tuple(n // 2 for n in label_map.classes.shape)
+    front = label_map.classes[middle[0] - 6 : middle[0] + 6, middle[1] :, : middle[2]]
+    beyond = (front == TISSUES["air"].label).int().flip(1).cumprod(dim=1).flip(1)  # in front of the face
+    assert int(((front == TISSUES["air"].label) & (beyond == 0)).sum()) > 20
+
+
 def test_a_brain_without_a_head_gets_one(numbers, label_map):
     brain = np.where(numbers < 500, numbers, 0)
     made = from_freesurfer(brain, SIZE, name="aseg")

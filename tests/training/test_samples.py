@@ -10,24 +10,9 @@ import torch
 
 from chimap.errors import InputError
 from chimap.physics.dipole import DipoleModel
-from chimap.simulation.labels import LabelMap
-from chimap.simulation.tissues import TISSUES
 from chimap.training.samples import SampleSettings, draw_batch, draw_sample, scaled_positive
 
 SETTINGS = SampleSettings(shape=(24, 20, 28), voxel_sizes=((2.5, 2.5, 2.5),), blobs=0.0)
-
-
-@pytest.fixture(scope="module")
-def label_map():
-    """A ball of white matter around one of thalamus, in fluid, bone and muscle."""
-    x, y, z = (torch.arange(80) - 39.5,) * 3
-    radius = (x[:, None, None] ** 2 + y[:, None] ** 2 + z**2).sqrt() * 2.5
-    classes = torch.full((80, 80, 80), TISSUES["air"].label, dtype=torch.uint8)
-    for limit, tissue in (
-        (95, "muscle"), (85, "bone"), (76, "outer fluid"), (72, "grey matter"), (60, "white matter"), (30, "thalamus"),
-    ):  # fmt: skip
-        classes[radius < limit] = TISSUES[tissue].label
-    return LabelMap(classes, (2.5, 2.5, 2.5), (98.75, 98.75, 98.75), (72.0, 72.0, 72.0), "ball")
 
 
 def test_a_sample_holds_what_it_says(label_map):
@@ -127,7 +112,7 @@ def test_training_needs_torch_and_its_few_companions_only():
         "import sys\n"
         "for name in ('nibabel', 'nilearn', 'pydicom', 'matplotlib', 'jaxtyping', 'jinja2'):\n"
         "    sys.modules[name] = None\n"
-        "import chimap.training.samples, chimap.simulation.sources, chimap.simulation.lesions\n"
+        "import chimap.training.samples, chimap.physics.random_sources, chimap.simulation.lesions\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -128,6 +128,7 @@ def from_freesurfer(numbers: np.ndarray, voxel_size: Triple, *, name: str) -> La
     fluid = _is(classes, "outer fluid")
     classes[fluid & closed] = TISSUES["csf"].label
     if whole_head:
+        _fill_gaps(classes, closed, size)
         _detail_the_outside(classes, size)
     else:
         _add_the_outside(classes, closed, size)
@@ -248,6 +249,31 @@ def _closed(mask: np.ndarray, radius: float, size: np.ndarray) -> np.ndarray:
     closed = padded | (np.asarray(ndimage.distance_transform_edt(grown, sampling=size)) > radius)
     closed = closed[tuple(slice(n, -n) for n in margin)]
     return np.asarray(ndimage.binary_fill_holes(closed))
+
+
+def _fill_gaps(classes: np.ndarray, closed: np.ndarray, size: np.ndarray) -> None:
+    """What a map leaves as 0 inside the head but is no air: dark bone of the vault, slits along the brain.
+
+    Air is what is open to the outside, and what is enclosed, larger than small cells of bone and lies below the middle
+    of the brain or in its front quarter, where sinuses are.
+    """
+    air = _is(classes, "air")
+    around = np.pad(air, [(1, 1), (1, 1), (0, 1)], constant_values=True)
+    parts = np.asarray(label(around, connectivity=1))[1:-1, 1:-1, :-1]
+    outside = parts[0, 0, -1]
+    inside = np.argwhere(closed)
+    (_, back, low), (_, front, high) = inside.min(axis=0), inside.max(axis=0)
+    for index, box in enumerate(ndimage.find_objects(parts), start=1):
+        if index == outside or box is None:
+            continue
+        here = parts[box] == index
+        place = [(part.start + part.stop) / 2 for part in box]
+        sinus = place[2] < (low + high) / 2 or place[1] > back + 0.75 * (front - back)
+        if here.sum() * size.prod() < 60 or not sinus:
+            classes[box][here] = TISSUES["bone"].label
+    cranium = closed | _is(classes, "outer fluid", "dura")
+    slits = air & _closed(cranium, 4.0, size) & ~cranium
+    classes[slits] = TISSUES["dura"].label
 
 
 def _detail_the_outside(classes: np.ndarray, size: np.ndarray) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from chimap.arrays import Shape, Triple
 from chimap.errors import InputError
+from chimap.physics.random_sources import blob_source
 from chimap.physics.shim import shim_field
 from chimap.physics.units import radians_per_ppm
 from chimap.simulation.acquisition import FieldKernels, field_kernels, fields_of, measure
@@ -23,7 +24,6 @@ from chimap.simulation.field_error import field_error
 from chimap.simulation.head import Head, angles_for_b0, rotation_matrix
 from chimap.simulation.labels import LabelMap
 from chimap.simulation.mask_error import imperfect_mask
-from chimap.simulation.sources import blob_source
 
 NOISIEST = 0.1
 """Most SD [ppm] of a voxel's field noise: that of a dark voxel has no bound."""
@@ -54,6 +54,8 @@ class SampleSettings:
         spread: Of the values around the literature's.
         bend: SD of the elastic deformation [mm].
         least_brain: Share of the grid that the brain fills at least, about.
+        whole_brain: Whether the local field is that of the whole brain. Without, it is that of the sample's own chi:
+            for losses that compare it with the field of what a network finds in the sample.
         scan: Whether total field, phase and magnitude are wanted too: they take as long again as the rest.
     """
 
@@ -72,6 +74,7 @@ class SampleSettings:
     spread: float = 1.0
     bend: float = 2.0
     least_brain: float = 0.3
+    whole_brain: bool = True
     scan: bool = True
 
 
@@ -142,7 +145,7 @@ def draw_sample(label_maps: Sequence[LabelMap], settings: SampleSettings, seed: 
 
     kernels = _kernels(shape, voxel_size, str(device))
     inside = head.mask.float()
-    total, local = fields_of(head, whole_brain=True, total=settings.scan, kernels=kernels)
+    total, local = fields_of(head, whole_brain=settings.whole_brain, total=settings.scan, kernels=kernels)
     shimmed = _uniform((0.3, 1.0), host)
     if settings.scan:
         total = total - shimmed * shim_field(total, inside, voxel_size)

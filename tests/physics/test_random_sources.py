@@ -5,8 +5,7 @@ import torch
 from scipy import ndimage
 
 from chimap.errors import InputError
-from chimap.physics.sources import sphere
-from chimap.simulation.sources import (
+from chimap.physics.random_sources import (
     blob,
     blob_source,
     external_sources,
@@ -16,6 +15,7 @@ from chimap.simulation.sources import (
     simple_shapes,
     solid,
 )
+from chimap.physics.sources import sphere
 
 ISOTROPIC = (1.0, 1.0, 1.0)
 VOLUME = {"ellipsoid": 4 / 3 * math.pi, "sphere": 4 / 3 * math.pi, "cuboid": 8.0, "cylinder": 2 * math.pi}

@@ -1,0 +1,79 @@
+"""The weights that come with the package: safetensors, checked before use."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from chimap.errors import InputError
+from chimap.networks.unet import UNet, UNetShape
+
+FOLDER = Path(__file__).parents[1] / "weights"
+SUMS = "SHA256SUMS"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network that has learned.
+
+    Attributes:
+        network: In evaluation mode, on the CPU.
+        input_scale: The field [ppm] is multiplied by this before the network.
+        output_scale: What the network gives is multiplied by this [ppm].
+        recipe: Its name.
+    """
+
+    network: UNet
+    input_scale: float
+    output_scale: float
+    recipe: str
+
+
+@lru_cache(maxsize=4)
+def load_trained(name: str, folder: Path = FOLDER) -> Trained:
+    """Load the weights of a method, after a look at their checksum.
+
+    Args:
+        name: Of the method, such as "uqsm+".
+        folder: That holds <name>.safetensors and SHA256SUMS.
+
+    Raises:
+        InputError: There are no such weights, or the file is not the one that was published.
+    """
+    path = folder / f"{name}.safetensors"
+    lines = [line.split() for line in (folder / SUMS).read_text().splitlines() if line.strip()]
+    sums = {file: total for total, file in lines}
+    if not path.exists() or path.name not in sums:
+        have = ", ".join(sorted(file.removesuffix(".safetensors") for file in sums)) or "none"
+        raise InputError(f"there are no weights of {name!r} in {folder}; there are {have}")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != sums[path.name]:
+        raise InputError(
+            f"{path} is not the file that was published: its SHA-256 is {found[:12]}…, needed {sums[path.name][:12]}…; "
+            "install chimap again"
+        )
+    return read_trained(path)
+
+
+def read_trained(path: Path) -> Trained:
+    """Read weights with the settings that they carry, from the package or from a training.
+
+    Raises:
+        InputError: The file is no such thing.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            settings = json.loads(file.metadata()["settings"])
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} holds no weights of a chimap network: {error}") from None
+    network = UNet(UNetShape(**settings["network"]))
+    floats = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+    network.load_state_dict(floats)
+    network.eval().requires_grad_(False)
+    network = network.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
+    return Trained(network, settings["input_scale"], settings["output_scale"], settings["recipe"])

@@ -1,0 +1,107 @@
+"""From a finished training to weights that come with the package: float16, a card, a checksum.
+
+    python -m chimap.training.publish RUN NAME [--folder src/chimap/weights]
+
+RUN is the output folder of `chimap train`. NAME is the method's. The card says what was done, so that it can be done
+again; scores on the benchmark are added by hand from its table, with the command that made it.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shlex
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from chimap.networks.unet import UNet
+from chimap.networks.weights import FOLDER, SUMS
+from chimap.training.settings import to_json
+from chimap.training.train import read_best
+
+
+def publish(run: Path, name: str, folder: Path) -> Path:
+    """Write <name>.safetensors in float16, its card <name>.md, and its line in SHA256SUMS.
+
+    Args:
+        run: Output folder of a training.
+        name: Of the method.
+        folder: To write to.
+
+    Returns:
+        The weights' file.
+    """
+    weights, settings, record = read_best(run / "best.safetensors")
+    about = json.loads((run / "about.json").read_text())
+    entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    small = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.safetensors"
+    hidden = folder / f".{name}.safetensors"
+    save_file(small, hidden, metadata={"settings": to_json(settings), "record": json.dumps(record)})
+    os.replace(hidden, path)
+    sums = folder / SUMS
+    lines = sums.read_text().splitlines() if sums.exists() else []
+    lines = [line for line in lines if not line.endswith(f"  {path.name}")]
+    lines.append(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}")
+    sums.write_text("\n".join(sorted(lines, key=lambda line: line.split()[1])) + "\n")
+
+    count = sum(parameter.numel() for parameter in UNet(settings.network).parameters())
+    judged = [(entry["step"] + 1, entry["validation"]) for entry in entries if "validation" in entry]
+    first = "\n".join(f"| {entry['step']} | {entry['loss']:.6f} |" for entry in entries[:101:10])
+    scores = "\n".join(f"| {step} | {score:.2f} |" for step, score in judged[:: max(len(judged) // 12, 1)])
+    (folder / f"{name}.md").write_text(f"""# {name}
+
+- **Recipe**: `{settings.recipe}`, {count:,} parameters, {path.stat().st_size / 2**20:.1f} MiB in float16
+- **Command**: `{shlex.join(about["command"])}`
+- **Data**: simulated samples from {len(about["people"])} label maps ({", ".join(about["people"])}), packed file's
+  SHA-256 {about["data"][:16]}; judged by {", ".join(about["judges"])}
+- **Seed**: {settings.seed}
+- **Steps**: {entries[-1]["step"] + 1} of {settings.steps}, batch {settings.batch}; these are the averaged weights of
+  step {record["step"]}
+- **Time**: {record["seconds"]:.0f} s until then, on {about["device"]}, {about["threads"]} threads, torch
+  {about["torch"]}
+- **Score**: NRMSE {record["score"]:.2f} % on {settings.validation_samples} validation samples with 50 % field error
+
+## Limits
+
+Learned on simulated axial fields of 1 mm; other scans are brought into that frame by splines and back, which blurs. Not
+tried on patients. See the benchmark in docs/benchmark.md for how it compares.
+
+## Validation NRMSE [%] over the steps
+
+| step | score |
+| ---: | ---: |
+{scores}
+
+## First losses
+
+The command with `--steps {settings.steps}` gives these again, on the same device and number of threads.
+
+| step | loss |
+| ---: | ---: |
+{first}
+
+## Settings
+
+```json
+{json.dumps(json.loads(to_json(settings)), indent=2)}
+```
+""")
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    options = parser.parse_args()
+    with torch.no_grad():
+        print(publish(options.run, options.name, options.folder))
+
+
+if __name__ == "__main__":
+    main()

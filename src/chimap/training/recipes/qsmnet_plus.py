@@ -1,0 +1,19 @@
+"""QSMnet+: QSMnet on chi that is scaled and turned too (Jung et al. 2020, doi:10.1016/j.neuroimage.2020.116619).
+
+The paper multiplies the positive part by 4 in half of its maps and adds the negative of each; here the factor is drawn
+from 1 to 4 and the sign turned in half of the samples. Lesions are drawn as well.
+"""
+
+from dataclasses import replace
+
+from chimap.training.recipes import qsmnet
+from chimap.training.recipes.supervised import loss as loss
+
+SIZES = {
+    size: replace(
+        settings,
+        recipe="qsmnet+",
+        samples=replace(settings.samples, scale_positive=(1.0, 4.0), invert=0.5, blobs=0.5),
+    )
+    for size, settings in qsmnet.SIZES.items()
+}

@@ -1,0 +1,44 @@
+"""The recipes by name, each in two sizes: for a GPU of a large memory, and for two CPU cores."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from chimap.errors import InputError
+from chimap.training.settings import Settings
+
+RECIPES: dict[str, str] = {
+    "uqsm": "chimap.training.recipes.uqsm",
+    "uqsm+": "chimap.training.recipes.uqsm_plus",
+    "qsmnet": "chimap.training.recipes.qsmnet",
+    "qsmnet+": "chimap.training.recipes.qsmnet_plus",
+}
+"""{name: module}; a module has `SIZES`, {size: Settings}, and `loss`."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a module of a recipe gives.
+
+    Attributes:
+        name: On the command line.
+        sizes: {size: settings}.
+        loss: (network, sample, settings, step, generator) -> {part: scalar}; "loss" is what is minimised.
+    """
+
+    name: str
+    sizes: dict[str, Settings]
+    loss: Callable[..., dict[str, Any]]
+
+
+def find(name: str) -> Recipe:
+    """The recipe of a name.
+
+    Raises:
+        InputError: There is none.
+    """
+    if name not in RECIPES:
+        raise InputError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
+    module = importlib.import_module(RECIPES[name])
+    return Recipe(name, module.SIZES, module.loss)

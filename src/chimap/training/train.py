@@ -1,0 +1,314 @@
+"""The training loop of all networks, read from top to bottom.
+
+Everything random at a step follows from the seed and the step, so a training that is killed and goes on from its last
+checkpoint ends with the same weights as one that was not. Several processes (torchrun) share each batch.
+"""
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, distributed, nn
+
+from chimap import metrics
+from chimap.errors import InputError
+from chimap.networks.apply import predict
+from chimap.networks.unet import UNet
+from chimap.simulation.labels import LabelMap
+from chimap.training.recipes.table import Recipe
+from chimap.training.samples import Sample, draw_batch, draw_sample
+from chimap.training.settings import Settings, from_json, to_json
+
+WARM_UP = 100
+"""Steps over which the learning rate rises from zero."""
+CHECKPOINT = "step-"
+
+Tell = Callable[[str], None]
+
+
+@dataclass
+class State:
+    """What changes while a network learns."""
+
+    network: UNet
+    average: dict[str, Tensor]
+    optimiser: torch.optim.Optimizer
+    step: int = 0
+    best: float = math.inf
+    seconds: float = 0.0
+
+
+def train(
+    recipe: Recipe,
+    settings: Settings,
+    people: Sequence[LabelMap],
+    validation_people: Sequence[LabelMap],
+    output: Path,
+    *,
+    device: torch.device,
+    resume: bool = False,
+    stop_after: float = math.inf,
+    tell: Tell = print,
+) -> Path:
+    """Train a network and keep the weights that did best on the validation heads.
+
+    Args:
+        recipe: Its loss is minimised.
+        settings: What to do; a resumed training must be given the same.
+        people: To learn from.
+        validation_people: To judge by; no sample of the training shows them.
+        output: Folder: settings.json, log.jsonl, one checkpoint, best.safetensors.
+        device: Of network and samples.
+        resume: Go on from the checkpoint in `output`, if there is one.
+        stop_after: Write a checkpoint and stop after so many seconds.
+        tell: Called with a line now and then.
+
+    Returns:
+        The file of the best weights.
+
+    Raises:
+        InputError: The folder holds another training, or a training and `resume` is not asked for.
+    """
+    rank, world = _processes()
+    if settings.batch % world:
+        raise InputError(f"a batch of {settings.batch} cannot be shared by {world} processes")
+    people, validation_people = ([_moved(one, device) for one in some] for some in (people, validation_people))
+    _prepare(output, settings, resume=resume, rank=rank)
+    torch.manual_seed(settings.seed)
+    network = UNet(settings.network).to(device)
+    state = State(network, _copied(network), _optimiser(network, settings))
+    if resume:
+        _load(output, state)
+    _trim_log(output / "log.jsonl", state.step, rank)
+    parallel: nn.Module = network
+    if world > 1:
+        parallel = nn.parallel.DistributedDataParallel(network)
+    judged = validation_samples(validation_people, settings) if rank == 0 else []
+
+    share = settings.batch // world
+    start = time.perf_counter() - state.seconds
+    begun = time.perf_counter()
+    while state.step < settings.steps:
+        step = state.step
+        first = settings.seed * 2**40 + step * settings.batch + rank * share
+        sample = draw_batch(people, settings.samples, range(first, first + share))
+        generator = torch.Generator(device).manual_seed(first)
+        rate = learning_rate(step, settings)
+        for group in state.optimiser.param_groups:
+            group["lr"] = rate
+        network.train()
+        state.optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+            parts = recipe.loss(parallel, sample, settings, step, generator)
+        parts["loss"].backward()
+        norm = nn.utils.clip_grad_norm_(network.parameters(), settings.clip or math.inf)
+        if torch.isfinite(norm):  # a step into nowhere would end the training
+            state.optimiser.step()
+        _follow(state.average, network, min(settings.average, (step + 1) / (step + 10)))
+        state.step += 1
+        state.seconds = time.perf_counter() - start
+
+        entry: dict[str, Any] = {"step": step, "rate": rate, "norm": float(norm)}
+        entry |= {name: float(value.detach()) for name, value in parts.items()}
+        last = state.step == settings.steps
+        stop = time.perf_counter() - begun > stop_after
+        if rank == 0 and (last or state.step % settings.validate_every == 0):
+            score = validate(state, judged, settings)
+            entry |= {"validation": score, "seconds": round(state.seconds, 1)}
+            if score < state.best:
+                state.best = score
+                _write_best(output, state, settings)
+            tell(f"step {state.step} of {settings.steps}: loss {entry['loss']:.4f}, validation NRMSE {score:.2f} %")
+        if rank == 0:
+            with (output / "log.jsonl").open("a") as log:
+                log.write(json.dumps(entry) + "\n")
+        if rank == 0 and (last or stop or state.step % settings.checkpoint_every == 0):
+            _save(output, state)
+        if world > 1:
+            stop = _agreed(stop, device)
+        if stop:
+            break
+    return output / "best.safetensors"
+
+
+def learning_rate(step: int, settings: Settings) -> float:
+    """Of a step: the schedule, after a warm-up."""
+    rate = settings.learning_rate
+    if settings.schedule == "cosine":
+        rate *= 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+    elif settings.schedule == "exponential":
+        rate *= settings.decay ** (step // settings.decay_steps)
+    return rate * min(1.0, (step + 1) / min(WARM_UP, settings.steps))
+
+
+def validation_samples(people: Sequence[LabelMap], settings: Settings) -> list[Sample]:
+    """Samples to judge by: people's chi as in the literature, half of them with lesions, realistic field error."""
+    drawn = replace(
+        settings.samples,
+        field_error=(0.5, 0.5),
+        snr=(50.0, 50.0),
+        mask_error=(0.5, 0.5),
+        hybrid=0.0,
+        invert=0.0,
+        scale_positive=(1.0, 1.0),
+        blobs=0.0,
+        whole_brain=True,
+        scan=False,
+    )
+    samples = []
+    for index in range(settings.validation_samples):
+        one = replace(drawn, blobs=1.0) if index % 2 else drawn
+        samples.append(draw_sample([people[index % len(people)]], one, 2**60 + index))
+    return samples
+
+
+@torch.no_grad()
+def validate(state: State, samples: Sequence[Sample], settings: Settings) -> float:
+    """Mean NRMSE [%] of the averaged weights, both maps relative to their mean in the mask."""
+    judged = UNet(settings.network).to(next(state.network.parameters()).device).eval()
+    judged.load_state_dict(state.average)
+    errors = []
+    for sample in samples:
+        chi = predict(
+            judged,
+            sample.measured_local_field[None],
+            sample.mask[None],
+            input_scale=settings.input_scale,
+            output_scale=settings.output_scale,
+        )[0]
+        errors.append(metrics.nrmse(chi, sample.chi, sample.mask, demean=True))
+    return sum(errors) / max(len(errors), 1)
+
+
+def read_best(path: Path) -> tuple[dict[str, Tensor], Settings, dict[str, Any]]:
+    """Weights, settings and record (step, score, seconds) of a best.safetensors."""
+    with safe_open(path, framework="pt") as file:
+        about = file.metadata()
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return weights, from_json(about["settings"]), json.loads(about["record"])
+
+
+def _write_best(output: Path, state: State, settings: Settings) -> None:
+    record = {"step": state.step, "score": state.best, "seconds": round(state.seconds, 1)}
+    about = {"settings": to_json(settings), "record": json.dumps(record)}
+    hidden = output / ".best.safetensors"
+    save_file({name: value.contiguous().cpu() for name, value in state.average.items()}, hidden, metadata=about)
+    os.replace(hidden, output / "best.safetensors")
+
+
+def _prepare(output: Path, settings: Settings, *, resume: bool, rank: int) -> None:
+    record = output / "settings.json"
+    if record.exists():
+        if not resume:
+            raise InputError(f"{output} holds a training already: give --resume to go on, or another --output")
+        if from_json(record.read_text()) != settings:
+            raise InputError(f"{output} was begun with other settings: they stand in {record}")
+    elif rank == 0:
+        output.mkdir(parents=True, exist_ok=True)
+        hidden = output / ".settings.json"
+        hidden.write_text(to_json(settings) + "\n")
+        os.replace(hidden, record)
+
+
+def _optimiser(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    if settings.optimiser == "rmsprop":
+        return torch.optim.RMSprop(network.parameters(), lr=settings.learning_rate)
+    return torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+
+
+def _copied(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+
+@torch.no_grad()
+def _follow(average: dict[str, Tensor], network: nn.Module, past: float) -> None:
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():
+            average[name].lerp_(value, 1 - past)
+        else:
+            average[name].copy_(value)
+
+
+def _save(output: Path, state: State) -> None:
+    """Write a checkpoint whole, weights and optimiser in files of their own, then drop the one before."""
+    hidden, place = output / ".checkpoint", output / f"{CHECKPOINT}{state.step:08d}"
+    shutil.rmtree(hidden, ignore_errors=True)
+    hidden.mkdir()
+    weights = {f"network.{name}": value for name, value in state.network.state_dict().items()}
+    weights |= {f"average.{name}": value for name, value in state.average.items()}
+    about = {"step": str(state.step), "best": repr(state.best), "seconds": repr(state.seconds)}
+    save_file(
+        {name: value.contiguous().cpu() for name, value in weights.items()}, hidden / "weights.safetensors", about
+    )
+    moments = {
+        f"{index}.{name}": value.contiguous().cpu()
+        for index, entry in state.optimiser.state_dict()["state"].items()
+        for name, value in entry.items()
+    }
+    save_file(moments, hidden / "optimiser.safetensors")
+    older = list(output.glob(f"{CHECKPOINT}*"))
+    shutil.rmtree(place, ignore_errors=True)
+    os.replace(hidden, place)
+    for folder in older:
+        if folder != place:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _load(output: Path, state: State) -> None:
+    """Put the newest checkpoint into the state; nothing happens where there is none."""
+    found = sorted(output.glob(f"{CHECKPOINT}*"))
+    if not found:
+        return
+    device = next(state.network.parameters()).device
+    with safe_open(found[-1] / "weights.safetensors", framework="pt") as file:
+        about = file.metadata()
+        tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118
+    state.network.load_state_dict(
+        {n.removeprefix("network."): v for n, v in tensors.items() if n.startswith("network.")}
+    )
+    state.average = {n.removeprefix("average."): v for n, v in tensors.items() if n.startswith("average.")}
+    state.step, state.best, state.seconds = int(about["step"]), float(about["best"]), float(about["seconds"])
+    moments: dict[int, dict[str, Tensor]] = {}
+    with safe_open(found[-1] / "optimiser.safetensors", framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            index, _, kind = name.partition(".")
+            moments.setdefault(int(index), {})[kind] = file.get_tensor(name)
+    groups = state.optimiser.state_dict()["param_groups"]
+    state.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def _trim_log(path: Path, step: int, rank: int) -> None:
+    """Drop what was logged after the checkpoint: those steps come again."""
+    if rank or not path.exists():
+        return
+    lines = path.read_text().splitlines()
+    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < step]
+    hidden = path.with_name(".log.jsonl")
+    hidden.write_text("".join(line + "\n" for line in kept))
+    os.replace(hidden, path)
+
+
+def _processes() -> tuple[int, int]:
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def _agreed(stop: bool, device: torch.device) -> bool:
+    """Whether any process wants to stop."""
+    flag = torch.tensor(float(stop), device=device)
+    distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
+    return bool(flag)
+
+
+def _moved(label_map: LabelMap, device: torch.device) -> LabelMap:
+    return replace(label_map, classes=label_map.classes.to(device))

@@ -1,0 +1,212 @@
+"""The loop: every recipe learns, a killed training ends like one that was not, two processes are one."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from chimap.cli import main
+from chimap.errors import InputError
+from chimap.simulation.labels import write_packed
+from chimap.training.recipes.table import RECIPES, find
+from chimap.training.recipes.uqsm_plus import consistency_weight
+from chimap.training.settings import changed, from_json, to_json
+from chimap.training.train import learning_rate, read_best, train, validation_samples
+
+TINY = [
+    "samples.shape=16,16,16", "samples.voxel_sizes=5,5,5", "network.base=2", "network.levels=3", "batch=2",
+    "validate_every=4", "checkpoint_every=3", "validation_samples=2", "bf16=false",
+]  # fmt: skip
+
+
+def tiny(name, *more):
+    return changed(find(name).sizes["cpu"], [*TINY, *more])
+
+
+def run(name, folder, label_map, settings, **options):
+    options = {"device": torch.device("cpu"), "tell": lambda line: None} | options
+    return train(find(name), settings, [label_map], [label_map], folder, **options)
+
+
+def logged(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("size", ["cpu", "gpu"])
+def test_every_recipe_has_its_settings_in_two_sizes(name, size):
+    settings = find(name).sizes[size]
+    assert settings.recipe == name
+    assert from_json(to_json(settings)) == settings
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_learns(name, label_map, tmp_path):
+    """On one sample again and again, the loss falls and the map comes closer."""
+    recipe, settings = find(name), tiny(name, "steps=30", "learning_rate=0.003", "samples.field_error=0,0")
+    from chimap.networks.unet import UNet
+    from chimap.training.samples import draw_batch
+
+    torch.manual_seed(0)
+    network, sample = UNet(settings.network), draw_batch([label_map], settings.samples, [0, 1])
+    optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+    seen = []
+    for _ in range(30):
+        optimiser.zero_grad()
+        # uQSM+ weighs its consistency by the step: held here, so that the loss is one function
+        parts = recipe.loss(network, sample, settings, 10, torch.Generator().manual_seed(1))
+        parts["loss"].backward()
+        optimiser.step()
+        seen.append(float(parts["loss"].detach()))
+    assert seen[-1] < 0.8 * seen[0]
+
+
+def test_a_training_writes_settings_log_checkpoint_and_best(label_map, tmp_path):
+    settings = tiny("qsmnet+", "steps=8")
+    best = run("qsmnet+", tmp_path, label_map, settings)
+    assert from_json((tmp_path / "settings.json").read_text()) == settings
+    entries = logged(tmp_path)
+    assert [entry["step"] for entry in entries] == list(range(8))
+    scores = [entry["validation"] for entry in entries if "validation" in entry]
+    weights, read, record = read_best(best)
+    assert read == settings and record["score"] == min(scores)
+    assert [path.name for path in tmp_path.glob("step-*")] == ["step-00000008"]
+    assert {path.name for path in (tmp_path / "step-00000008").iterdir()} == {
+        "weights.safetensors",
+        "optimiser.safetensors",
+    }
+    assert all(torch.isfinite(value).all() for value in weights.values() if value.is_floating_point())
+
+
+@pytest.mark.parametrize("name", ["uqsm+", "qsmnet"])
+def test_a_stopped_training_ends_like_one_that_was_not(name, label_map, tmp_path):
+    settings = tiny(name, "steps=8")
+    whole = run(name, tmp_path / "whole", label_map, settings)
+    # stopped after five steps, killed in the sixth: the log is longer than the checkpoint
+    with pytest.raises(KeyboardInterrupt):
+        run(name, tmp_path / "parts", label_map, settings, tell=interrupt_at(4))
+    log = tmp_path / "parts" / "log.jsonl"
+    log.write_text(log.read_text() + json.dumps({"step": 3}) + '\n{"step": 4, "lo')
+    parts = run(name, tmp_path / "parts", label_map, settings, resume=True)
+    expected, _, record = read_best(whole)
+    found, _, again = read_best(parts)
+    assert record["score"] == again["score"] and record["step"] == again["step"]
+    for key, value in expected.items():
+        assert torch.equal(value, found[key]), key
+    losses = [[entry["loss"] for entry in logged(tmp_path / folder)] for folder in ("whole", "parts")]
+    assert losses[0] == losses[1]
+
+
+def interrupt_at(step):
+    def tell(line):
+        if line.startswith(f"step {step} "):
+            raise KeyboardInterrupt
+
+    return tell
+
+
+def test_a_folder_of_another_training_is_refused(label_map, tmp_path):
+    settings = tiny("qsmnet", "steps=2")
+    run("qsmnet", tmp_path, label_map, settings)
+    with pytest.raises(InputError, match="holds a training already"):
+        run("qsmnet", tmp_path, label_map, settings)
+    with pytest.raises(InputError, match="other settings"):
+        run("qsmnet", tmp_path, label_map, replace(settings, seed=5), resume=True)
+
+
+def test_two_processes_are_one(label_map, tmp_path):
+    """Two processes on loopback, half of each batch each, learn what one process learns."""
+    write_packed(tmp_path / "heads.npz", [label_map, label_map])
+    arguments = ["-m", "chimap.cli", "train", "qsmnet", "--data", str(tmp_path / "heads.npz"), "--device", "cpu"]
+    # a network without batch normalisation, whose statistics each process has for itself
+    arguments += [part for text in [*TINY, "steps=3", "network.norm=false"] for part in ("--set", text)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [sys.executable, *arguments, "--output", str(tmp_path / "one")], check=True, env=environment, timeout=120
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    more = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    both = [
+        subprocess.Popen(
+            [sys.executable, *arguments, "--output", str(tmp_path / "two")],
+            env=environment | more | {"RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in ("0", "1")
+    ]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    expected, _, _ = read_best(tmp_path / "one" / "best.safetensors")
+    found, _, _ = read_best(tmp_path / "two" / "best.safetensors")
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, atol=2e-5, rtol=1e-3)
+
+
+def test_the_command_trains_plots_and_goes_on(label_map, tmp_path, capsys):
+    write_packed(tmp_path / "heads.npz", [label_map, label_map])
+    command = [
+        "train",
+        "uqsm",
+        "--data",
+        str(tmp_path / "heads.npz"),
+        "--output",
+        str(tmp_path / "run"),
+        "--steps",
+        "4",
+    ]
+    command += [part for text in TINY for part in ("--set", text)]
+    assert main([*command, "--minutes", "0"]) == 0
+    assert len(logged(tmp_path / "run")) == 1
+    assert main([*command, "--resume"]) == 0
+    assert len(logged(tmp_path / "run")) == 4
+    assert (tmp_path / "run" / "log.png").stat().st_size > 1000
+    assert "Best weights" in capsys.readouterr().out
+    assert main(command) == 2
+    assert "holds a training already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [("batch", "NAME=VALUE"), ("depth=3", "no setting 'depth'"), ("network=3", "of its own"), ("batch=two", "two")],
+)
+def test_settings_that_do_not_fit_are_refused(assignment, words):
+    with pytest.raises(InputError, match=words):
+        changed(find("uqsm").sizes["cpu"], [assignment])
+
+
+def test_settings_reach_inside():
+    settings = changed(
+        find("uqsm").sizes["cpu"],
+        ["network.base=7", "samples.snr=3,4", "weights.variation=0.5", "samples.voxel_sizes=1,1,1,1,1,2", "bf16=false"],
+    )
+    assert settings.network.base == 7 and settings.samples.snr == (3.0, 4.0) and settings.weights["variation"] == 0.5
+    assert settings.samples.voxel_sizes == ((1.0, 1.0, 1.0), (1.0, 1.0, 2.0)) and settings.bf16 is False
+
+
+def test_learning_rates_by_hand():
+    settings = replace(find("uqsm").sizes["cpu"], steps=1000, learning_rate=1.0)
+    assert learning_rate(0, settings) == pytest.approx(0.01)
+    assert learning_rate(500, settings) == pytest.approx(0.5)
+    stairs = replace(settings, schedule="exponential", decay=0.9, decay_steps=200)
+    assert learning_rate(650, stairs) == pytest.approx(0.9**3)
+
+
+def test_the_consistency_ramps_up_and_down():
+    weights = {"consistency": 1.5, "last_consistency": 0.1}
+    values = [consistency_weight(progress, weights) for progress in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)]
+    assert values == pytest.approx([0.0, 0.75, 1.5, 0.75, 0.1, 0.1])
+
+
+def test_validation_has_the_error_of_real_fields(label_map):
+    settings = tiny("qsmnet+")
+    samples = validation_samples([label_map], settings)
+    again = validation_samples([label_map], settings)
+    assert len(samples) == 2 and torch.equal(samples[0].chi, again[0].chi)
+    for sample in samples:
+        error = (sample.measured_local_field - sample.local_field)[sample.mask].std()
+        assert 0.3 < float(error / sample.local_field[sample.mask].std()) < 0.8
