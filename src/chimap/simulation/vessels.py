@@ -171,8 +171,10 @@ def grown_veins(labels: Tensor, mask: Tensor, voxel_size: Triple, *, generator: 
         (white, volume / 900, (0.2, 0.5), 22.0, "outwards"),
         (csf & mask, volume / 500, (0.4, 1.1), 40.0, "around"),
     ):
-        chosen = torch.rand(labels.shape, generator=generator, device=labels.device) < per_voxel
-        start = torch.nonzero(chosen & where).float() * size
+        # as many places at random as there would be veins if all of the grid were such tissue
+        places = torch.rand(round(per_voxel * labels.numel()), 3, generator=generator, device=labels.device)
+        places = (places * torch.tensor(labels.shape, device=labels.device)).floor()
+        start = places[where[tuple(places.long().T)]] * size
         if not len(start):
             continue
         outwards = torch.nn.functional.normalize(start - centre, dim=1)
