@@ -2,7 +2,8 @@
 
     python benchmarks/montage.py LABELS.npz [--output montage.png] [--seed 0]
 
-LABELS is a file of `chimap pack`. The lower rows, real scans, need ../shared/data or CHIMAP_DATA and are left out without.
+LABELS is a file of `chimap pack`. The lower rows, real scans, need ../shared/data or CHIMAP_DATA and are
+left out without.
 """
 
 import argparse

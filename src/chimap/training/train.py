@@ -85,6 +85,7 @@ def train(
     _prepare(output, settings, resume=resume, rank=rank)
     torch.manual_seed(settings.seed)
     network = UNet(settings.network).to(device)
+    network = network.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
     state = State(network, _copied(network), _optimiser(network, settings))
     if resume:
         _load(output, state)
