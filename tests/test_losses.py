@@ -87,3 +87,8 @@ def test_the_neighbour_loss_by_hand():
     # each of the 26 neighbours rises to the middle: 6 at 1, 12 at sqrt 2, 8 at sqrt 3
     expected = (6 + 12 / math.sqrt(2) + 8 / math.sqrt(3)) / 27
     assert float(losses.neighbour_l1(chi, torch.zeros_like(chi))) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_consistency_ramps_up_and_down():
+    values = [losses.consistency_weight(progress) for progress in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)]
+    assert values == pytest.approx([0.0, 0.75, 1.5, 0.75, 0.1, 0.1])

@@ -9,6 +9,7 @@ from scipy import ndimage, stats
 
 from chimap import metrics, regional
 from chimap.errors import InputError
+from chimap.lesion_metrics import LESION_CHI, lesion_linearity, lesion_mean, lesions
 from chimap.segmentation import Segmentation, identify
 
 CUBE = np.ones((3, 3, 3))
@@ -91,8 +92,8 @@ def test_the_line_through_deep_grey_against_scipy(blocks):
 
 
 def test_one_nucleus_makes_no_line():
-    assert math.isnan(regional.line_through([0.1], [0.1]).slope)
-    assert math.isnan(regional.line_through([0.1, 0.1], [0.1, 0.2]).slope)
+    assert math.isnan(lesion_metrics.line_through([0.1], [0.1]).slope)
+    assert math.isnan(lesion_metrics.line_through([0.1, 0.1], [0.1, 0.2]).slope)
 
 
 def calcified(shape=(40, 38, 36), at=(slice(18, 20), slice(19, 21), slice(17, 18))):
@@ -139,20 +140,20 @@ def test_calcification_by_hand():
     chi, truth = torch.where(box, chi, 0.0), torch.where(box, truth, 0.0)
     truth[17] = 0
     chi[30, 19, 17] = 7.0  # 10 beyond the label: no rim, and not below
-    (lesion,) = regional.lesions(chi, truth, torch.ones_like(marked), marked, sign=-1)
+    (lesion,) = lesions(chi, truth, torch.ones_like(marked), marked, sign=-1)
     assert (lesion.voxels, lesion.found_voxels, lesion.true_voxels) == (4, 6, 4)
     assert (lesion.moment, lesion.true_moment, lesion.deviation) == (-5.0, -8.0, 3.0)
     assert lesion.streak == 0
     # one of the rim's 13 * 13 * 12 - 8 * 8 * 7 ... voxels is 1: its standard deviation over 5 / 6
     chi[24, 19, 17] = 1.0
-    (lesion,) = regional.lesions(chi, truth, torch.ones_like(marked), marked, sign=-1)
+    (lesion,) = lesions(chi, truth, torch.ones_like(marked), marked, sign=-1)
     n = 16 * 16 * 15 - 8 * 8 * 7
     assert lesion.streak == pytest.approx(math.sqrt((1 - 1 / n) / (n - 1)) / (5 / 6), rel=1e-6)
 
 
 def test_calcification_against_loops():
     chi, truth, marked = calcified()
-    (lesion,) = regional.lesions(chi, truth, torch.ones_like(marked), marked, sign=-1)
+    (lesion,) = lesions(chi, truth, torch.ones_like(marked), marked, sign=-1)
     moment, true_moment, streak = lesion_written_out(chi.double().numpy(), truth.double().numpy(), marked.numpy())
     assert lesion.found_voxels == 6 and lesion.true_voxels == 4  # the noise around stays above the threshold
     assert (lesion.moment, lesion.true_moment) == pytest.approx((moment, true_moment), rel=1e-6)
@@ -162,7 +163,7 @@ def test_calcification_against_loops():
 def test_calcification_at_the_edge_of_the_grid():
     at = (slice(0, 2), slice(36, 38), slice(2, 3))
     chi, truth, marked = calcified(at=(slice(1, 3), *at[1:]))
-    (lesion,) = regional.lesions(chi, truth, torch.ones_like(marked), marked, sign=-1)
+    (lesion,) = lesions(chi, truth, torch.ones_like(marked), marked, sign=-1)
     expected = lesion_written_out(chi.double().numpy(), truth.double().numpy(), marked.numpy())
     assert (lesion.moment, lesion.true_moment, lesion.streak) == pytest.approx(expected, rel=1e-6)
 
@@ -170,21 +171,21 @@ def test_calcification_at_the_edge_of_the_grid():
 def test_a_haemorrhage_is_a_calcification_turned_around():
     chi, truth, marked = calcified()
     everywhere = torch.ones_like(marked)
-    (lesion,) = regional.lesions(chi, truth, everywhere, marked, sign=-1)
-    (turned,) = regional.lesions(-chi, -truth, everywhere, marked, sign=1)
+    (lesion,) = lesions(chi, truth, everywhere, marked, sign=-1)
+    (turned,) = lesions(-chi, -truth, everywhere, marked, sign=1)
     assert turned.moment == -lesion.moment > 0 and turned.true_moment == -lesion.true_moment
     assert (turned.streak, turned.found_voxels) == (lesion.streak, lesion.found_voxels)
 
 
 def test_what_lies_outside_the_mask_does_not_raise_the_threshold():
     chi, truth, marked = calcified()
-    (plain,) = regional.lesions(chi, truth, torch.ones_like(marked), marked, sign=-1)
+    (plain,) = lesions(chi, truth, torch.ones_like(marked), marked, sign=-1)
     mask = torch.ones_like(marked)
     chi[27, 19, 17] = truth[27, 19, 17] = -9.0  # in the outer box, beyond the rim
     mask[27, 19, 17] = False
-    (lesion,) = regional.lesions(chi, truth, mask, marked, sign=-1)
+    (lesion,) = lesions(chi, truth, mask, marked, sign=-1)
     assert lesion == plain
-    (lesion,) = regional.lesions(chi, truth, torch.ones_like(mask), marked, sign=-1)
+    (lesion,) = lesions(chi, truth, torch.ones_like(mask), marked, sign=-1)
     assert math.isnan(lesion.moment) and math.isnan(lesion.deviation) and math.isnan(lesion.streak)
 
 
@@ -192,9 +193,9 @@ def test_what_lies_outside_the_mask_does_not_raise_the_threshold():
 def test_the_outer_box_ends_eleven_voxels_from_the_label(place, counts):
     """The label ends at 19."""
     chi, truth, marked = calcified()
-    (plain,) = regional.lesions(chi, truth, torch.ones_like(marked), marked, sign=-1)
+    (plain,) = lesions(chi, truth, torch.ones_like(marked), marked, sign=-1)
     chi[place, 19, 17] = -0.7  # the -0.5 beside the label is above it
-    (lesion,) = regional.lesions(chi, truth, torch.ones_like(marked), marked, sign=-1)
+    (lesion,) = lesions(chi, truth, torch.ones_like(marked), marked, sign=-1)
     assert lesion.found_voxels == (4 if counts else 6) and lesion.true_moment == plain.true_moment
 
 
@@ -204,40 +205,46 @@ def test_lesions_join_until_no_boxes_overlap():
     for x, y in ((19, 17), (20, 10), (26, 16)):
         marked[x, y, 5] = True
     everywhere, zeros = torch.ones_like(marked), torch.zeros(marked.shape)
-    assert [row.voxels for row in regional.lesions(zeros, zeros, everywhere, marked, sign=-1)] == [3]
+    assert [row.voxels for row in lesions(zeros, zeros, everywhere, marked, sign=-1)] == [3]
     marked[26, 16, 5] = False
-    assert [row.voxels for row in regional.lesions(zeros, zeros, everywhere, marked, sign=-1)] == [1, 1]
+    assert [row.voxels for row in lesions(zeros, zeros, everywhere, marked, sign=-1)] == [1, 1]
 
 
 def test_a_lost_calcification_has_no_moment_and_the_whole_deviation():
     _, truth, marked = calcified()
     chi = torch.full_like(truth, 0.1)
-    (lesion,) = regional.lesions(chi, truth, torch.ones_like(marked), marked, sign=-1)
+    (lesion,) = lesions(chi, truth, torch.ones_like(marked), marked, sign=-1)
     assert lesion.moment == 0 and lesion.deviation == -lesion.true_moment == pytest.approx(8)
     assert math.isnan(lesion.streak)
 
 
 def test_lesions_apart_are_told_apart_and_do_not_disturb_each_other():
     chi, truth, marked = calcified(shape=(60, 38, 36))
-    alone = regional.lesions(chi, truth, torch.ones_like(marked), marked, sign=-1)[0]
+    alone = lesions(chi, truth, torch.ones_like(marked), marked, sign=-1)[0]
     for volume, value in ((chi, -1.4), (truth, -3.0)):
         volume[28, 19, 17] = value  # in the outer box of the first
     marked[28, 19, 17] = True
-    first, second = regional.lesions(chi, truth, torch.ones_like(marked), marked, sign=-1)
+    first, second = lesions(chi, truth, torch.ones_like(marked), marked, sign=-1)
     assert (first.moment, first.true_moment) == (alone.moment, alone.true_moment)
     assert second.moment == pytest.approx(-1.4) and second.true_moment == pytest.approx(-3)
     # diagonal neighbours are one, and so are lesions whose boxes overlap
     marked[29, 20, 18] = True
-    assert [row.voxels for row in regional.lesions(chi, truth, torch.ones_like(marked), marked, sign=-1)] == [4, 2]
+    assert [row.voxels for row in lesions(chi, truth, torch.ones_like(marked), marked, sign=-1)] == [
+        4,
+        2,
+    ]
     marked[33, 20, 18] = True
-    assert [row.voxels for row in regional.lesions(chi, truth, torch.ones_like(marked), marked, sign=-1)] == [4, 3]
+    assert [row.voxels for row in lesions(chi, truth, torch.ones_like(marked), marked, sign=-1)] == [
+        4,
+        3,
+    ]
     marked[24, 20, 18] = True  # reaches both
-    assert [row.voxels for row in regional.lesions(chi, truth, torch.ones_like(marked), marked, sign=-1)] == [8]
+    assert [row.voxels for row in lesions(chi, truth, torch.ones_like(marked), marked, sign=-1)] == [8]
 
 
 def test_no_lesion_no_row(blocks):
     chi, truth, mask, segmentation = blocks
-    assert regional.lesions(chi, truth, mask, torch.zeros_like(mask), sign=-1) == []
+    assert lesions(chi, truth, mask, torch.zeros_like(mask), sign=-1) == []
     assert not any("calcification" in name for name in regional.summary(chi, truth, mask, segmentation, ONE))
 
 
@@ -249,7 +256,7 @@ def test_the_summary_states_means_over_lesions():
     segmentation = Segmentation(torch.where(marked, 16, 8), {16: "calcification", 8: "white matter"}, "challenge")
     everywhere = torch.ones_like(marked)
     a, b = chi - chi.mean(), truth - truth.mean()
-    rows = regional.lesions(a, b, everywhere, marked, sign=-1)
+    rows = lesions(a, b, everywhere, marked, sign=-1)
     found = regional.summary(chi, truth, everywhere, segmentation, (1.0, 2.0, 3.0))
     assert found["calcification: lesions"] == len(rows) == 2
     for name, values in (
@@ -343,19 +350,19 @@ def test_cutting_to_the_mask_changes_nothing(blocks):
 
 def test_lesion_linearity_by_hand():
     """Half of every value is found, and 0.1 more."""
-    assert regional.LESION_CHI[0] == -1.4 and regional.LESION_CHI[7] == 0 and regional.LESION_CHI[-1] == 1.4
-    assert np.diff(regional.LESION_CHI) == pytest.approx(np.full(14, 0.2))
-    found = regional.lesion_linearity(regional.LESION_CHI, [0.5 * value + 0.1 for value in regional.LESION_CHI])
+    assert LESION_CHI[0] == -1.4 and LESION_CHI[7] == 0 and LESION_CHI[-1] == 1.4
+    assert np.diff(LESION_CHI) == pytest.approx(np.full(14, 0.2))
+    found = lesion_linearity(LESION_CHI, [0.5 * value + 0.1 for value in LESION_CHI])
     # mean square of the values: 0.04 * 2 * (1 + 4 + ... + 49) / 15 = 0.04 * 280 / 15
     assert found["RMSE [ppm]"] == pytest.approx(math.sqrt(0.25 * 0.04 * 280 / 15 + 0.01))
     assert found["mean error [ppm]"] == pytest.approx(0.1)
     assert (found["slope"], found["intercept [ppm]"], found["R^2"]) == pytest.approx((0.5, 0.1, 1))
-    assert regional.lesion_linearity([1.0, 0.0], [1.0, 0.0])["RMSE [ppm]"] == 0
+    assert lesion_linearity([1.0, 0.0], [1.0, 0.0])["RMSE [ppm]"] == 0
     with pytest.raises(InputError, match="2 assigned and 3 found"):
-        regional.lesion_linearity([1.0, 0.0], [1.0, 0.0, 2.0])
+        lesion_linearity([1.0, 0.0], [1.0, 0.0, 2.0])
 
 
 def test_the_mean_of_a_lesion():
     chi = torch.tensor([1.0, 2.0, 30.0]).reshape(3, 1, 1)
-    assert regional.lesion_mean(chi, chi < 10) == 1.5
-    assert math.isnan(regional.lesion_mean(chi, chi > 99))
+    assert lesion_mean(chi, chi < 10) == 1.5
+    assert math.isnan(lesion_mean(chi, chi > 99))

@@ -78,6 +78,21 @@ def consistency_losses(
     return at_source, elsewhere
 
 
+def consistency_weight(progress: float, *, peak: float = 1.5, rest: float = 0.1) -> float:
+    """Weight of `consistency_losses` over a training: up to its peak over two fifths, down over the next two, a rest.
+
+    The published code changes it once an epoch, in 15 epochs; this is the line through those steps.
+
+    Args:
+        progress: Share of the training that is done, 0 to 1.
+        peak: Largest weight.
+        rest: Of the last fifth.
+    """
+    if progress < 0.4:
+        return peak * progress / 0.4
+    return max(peak * (0.8 - progress) / 0.4, rest)
+
+
 def masked_l1(chi: Volume, truth: Volume, mask: Mask) -> Scalar:
     """Mean |chi - truth| inside the mask of each sample, and of those over the batch [ppm]."""
     return _mean((chi - truth).abs(), mask)

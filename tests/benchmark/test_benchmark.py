@@ -14,7 +14,7 @@ from chimap import methods, metrics
 from chimap.benchmark import cases, inputs, memory, run, tables
 from chimap.cli import main
 from chimap.errors import InputError
-from chimap.regional import LESION_CHI
+from chimap.lesion_metrics import LESION_CHI
 from chimap.simulation.head import angles_for_b0, built_in_head
 
 SHAPE = (40, 48, 40)

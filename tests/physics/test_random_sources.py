@@ -10,11 +10,9 @@ from chimap.physics.random_sources import (
     blob_source,
     external_sources,
     perturbation_map,
-    random_direction,
-    random_rotation,
     simple_shapes,
-    solid,
 )
+from chimap.physics.solids import random_direction, random_rotation, solid
 from chimap.physics.sources import sphere
 
 ISOTROPIC = (1.0, 1.0, 1.0)

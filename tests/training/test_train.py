@@ -14,7 +14,6 @@ from chimap.cli import main
 from chimap.errors import InputError
 from chimap.simulation.labels import write_packed
 from chimap.training.recipes.table import RECIPES, find
-from chimap.training.recipes.uqsm_plus import consistency_weight
 from chimap.training.settings import changed, from_json, to_json
 from chimap.training.train import learning_rate, read_best, train, validation_samples
 
@@ -194,12 +193,6 @@ def test_learning_rates_by_hand():
     assert learning_rate(500, settings) == pytest.approx(0.5)
     stairs = replace(settings, schedule="exponential", decay=0.9, decay_steps=200)
     assert learning_rate(650, stairs) == pytest.approx(0.9**3)
-
-
-def test_the_consistency_ramps_up_and_down():
-    weights = {"consistency": 1.5, "last_consistency": 0.1}
-    values = [consistency_weight(progress, weights) for progress in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)]
-    assert values == pytest.approx([0.0, 0.75, 1.5, 0.75, 0.1, 0.1])
 
 
 def test_validation_has_the_error_of_real_fields(label_map):

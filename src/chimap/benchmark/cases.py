@@ -13,7 +13,7 @@ from torch import Tensor
 
 from chimap.arrays import Shape, Triple
 from chimap.errors import InputError
-from chimap.regional import LESION_CHI
+from chimap.lesion_metrics import LESION_CHI
 from chimap.scan import Scan
 from chimap.simulation.acquisition import ECHO_TIMES, Truth, acquire, local_field_of
 from chimap.simulation.anatomy import label_head
@@ -48,7 +48,7 @@ class Case:
         head_follows: The head is turned with the grid, so that it stays upright there; otherwise the grid alone is
             turned, over a head that lies straight in the scanner.
         lesions: Put into the head at places that the seed draws.
-        linearity: Lesions of all values of `regional.LESION_CHI`, far apart.
+        linearity: Lesions of all values of `lesion_metrics.LESION_CHI`, far apart.
         echo_times: [s].
         field_strength: [T].
         snr: Of the first echo, see `simulation.acquisition.acquire`.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from chimap import metrics, pipeline, regional
+from chimap import lesion_metrics, metrics, pipeline, regional
 from chimap.arrays import Mask, Shape, Triple, Volume
 from chimap.benchmark import figures
 from chimap.benchmark.cases import TEST_LESION, Case, Person, Simulator, Subject, in_order_of_heads, spot_region
@@ -291,9 +291,9 @@ def _scores(
     for spot in subject.spots:
         where = spot_region(head, spot) & inside
         if where.any():
-            spots.append((regional.lesion_mean(true, where), regional.lesion_mean(found, where)))
+            spots.append((lesion_metrics.lesion_mean(true, where), lesion_metrics.lesion_mean(found, where)))
     if len(spots) > 1:
-        line = regional.lesion_linearity([one for one, _ in spots], [other for _, other in spots])
+        line = lesion_metrics.lesion_linearity([one for one, _ in spots], [other for _, other in spots])
         values |= {f"lesions: {name}": value for name, value in line.items()}
     return values, tuple(spots)
 

@@ -135,7 +135,8 @@ def zero_shot_uqsm_plus(
         at, elsewhere = losses.consistency_losses(
             chi / OUTPUT_SCALE, perturbed / OUTPUT_SCALE, source[None] / OUTPUT_SCALE, inside[None], part.mask
         )
-        loss = _unsupervised(chi, part, small, variation) + _ramp(step / patch_steps) * (at + elsewhere)
+        ramp = losses.consistency_weight(step / patch_steps)
+        loss = _unsupervised(chi, part, small, variation) + ramp * (at + elsewhere)
         _step(optimiser, loss, network)
         if progress is not None:
             progress(step + 1, total, float(loss.detach()))
@@ -217,8 +218,3 @@ def _step(optimiser: torch.optim.Optimizer, loss: Tensor, network: nn.Module) ->
     loss.backward()
     if math.isfinite(float(nn.utils.clip_grad_norm_(network.parameters(), 1.0))):
         optimiser.step()
-
-
-def _ramp(progress: float, peak: float = 1.5, rest: float = 0.1) -> float:
-    """Weight of the consistency: up over two fifths, down over two, then a rest."""
-    return max(peak * min(progress, 0.8 - progress) / 0.4, rest if progress > 0.4 else 0.0)

@@ -17,7 +17,8 @@ from torch import Tensor
 from chimap.arrays import Mask, Triple, Volume
 from chimap.errors import InputError
 from chimap.linalg import bounding_box
-from chimap.physics.random_sources import Box, Range, blob, random_rotation, solid
+from chimap.physics.random_sources import blob
+from chimap.physics.solids import Box, Range, random_rotation, solid
 from chimap.simulation.head import Head
 from chimap.simulation.tissues import TISSUES
 

@@ -60,17 +60,8 @@ def loss(
         "at the sources": at_source,
         "elsewhere": elsewhere,
     }
-    ramp = consistency_weight(step / settings.steps, settings.weights)
+    ramp = losses.consistency_weight(
+        step / settings.steps, peak=settings.weights["consistency"], rest=settings.weights["last_consistency"]
+    )
     total = parts["fidelity"] + settings.weights["variation"] * parts["variation"] + ramp * (at_source + elsewhere)
     return {"loss": total, **parts}
-
-
-def consistency_weight(progress: float, weights: dict[str, float]) -> float:
-    """Up to its peak over the first two fifths of a training, down over the next two, then a small rest.
-
-    The published code changes it once an epoch, in 15 epochs; this is the line through those steps.
-    """
-    peak, rest = weights["consistency"], weights["last_consistency"]
-    if progress < 0.4:
-        return peak * progress / 0.4
-    return peak * (0.8 - progress) / 0.4 if progress < 0.8 - 0.4 * rest / peak else rest
