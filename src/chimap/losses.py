@@ -26,7 +26,7 @@ def nonlinear_field_loss(
         radians: r, phase per ppm.
 
     References:
-        Liu and Koch, Model-based Learning for QSM; Polak et al. 2020, doi:10.1002/nbm.4271.
+        Liu and Koch 2020, doi:10.48550/arXiv.2004.06259; Polak et al. 2020, doi:10.1002/nbm.4271.
     """
     # |exp(i a) - exp(i b)|^2 = 2 - 2 cos(a - b)
     angle = radians * (dipole(chi) - field)

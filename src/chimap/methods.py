@@ -27,6 +27,7 @@ class Method:
         reference: Authors, year and DOI, as a methods section cites it.
         needs: What the function takes beside its parameters.
         cost: Order of magnitude on two cores at 160 x 160 x 160.
+        slow: Takes minutes or more, so the benchmark runs it only when it is named.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Method:
     reference: str
     needs: tuple[str, ...]
     cost: str
+    slow: bool = False
 
     def load(self) -> Callable[..., Any]:
         """Import the function."""
@@ -155,6 +157,26 @@ METHODS: tuple[Method, ...] = (
         "Bilgic et al. 2014, doi:10.1002/mrm.25029; Milovic et al. 2018, doi:10.1002/mrm.27073",
         ("local field", "mask", "magnitude (optional)"),
         "1.5 s",
+    ),
+    Method(
+        "dip",
+        "inversion",
+        "chimap.inversion.zero_shot:deep_image_prior",
+        "An untrained network fitted to this field and stopped early; any orientation and voxel size",
+        "Ulyanov et al. 2018, doi:10.1109/CVPR.2018.00984; Liu and Koch 2020, doi:10.48550/arXiv.2004.06259",
+        ("local field", "mask", "magnitude (optional)"),
+        "20 min",
+        slow=True,
+    ),
+    Method(
+        "zs-uqsm+",
+        "inversion",
+        "chimap.inversion.zero_shot:zero_shot_uqsm_plus",
+        "A network that learns from this field alone, with strong sources added; any orientation and voxel size",
+        "Liu and Koch 2020, doi:10.48550/arXiv.2004.06259, and Liu's uQSM+",
+        ("local field", "mask", "magnitude (optional)"),
+        "10 min",
+        slow=True,
     ),
 )
 

@@ -149,11 +149,14 @@ def invert(
     magnitude: Volume | None = None,
     method: str = "tv",
     settings: Mapping[str, Mapping[str, Any]] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
 ) -> Volume:
     """chi [ppm] of a local field [ppm], both (x, y, z), by a method named in `chimap.methods`.
 
     The field is continued by zeros where the mask comes closer than `MARGIN` to a face of the grid, so that the
     brain's image beyond the face does not leak in; elsewhere the grid is used as it is.
+
+    `on_step` is called with step and steps by a method that takes steps.
 
     Raises:
         InputError: No inversion has the name.
@@ -167,7 +170,10 @@ def invert(
     arguments: list[Any] = [local_field, mask, dipole]
     if magnitude is not None and found.takes("weight"):
         arguments.append(magnitude / magnitude[mask].mean() * mask)
-    return methods.call(found, settings or {}, *arguments)
+    chosen = settings or {}
+    if on_step is not None and found.takes("progress"):
+        chosen = {**chosen, found.name: {**chosen.get(found.name, {}), "progress": on_step}}
+    return methods.call(found, chosen, *arguments)
 
 
 MARGIN = 10.0  # mm between the mask and its own periodic image

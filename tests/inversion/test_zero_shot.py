@@ -25,7 +25,7 @@ def scene():
 @pytest.mark.parametrize(
     "method",
     [
-        lambda *scan, **more: deep_image_prior(*scan, iterations=60, base=4, learning_rate=5e-3, **more),
+        lambda *scan, **more: deep_image_prior(*scan, iterations=40, base=4, learning_rate=8e-3, **more),
         lambda *scan, **more: zero_shot_uqsm_plus(
             *scan, patch_steps=50, full_steps=30, patch=16, base=4, learning_rate=4e-3, variation=1e-3, **more
         ),
@@ -35,11 +35,10 @@ def scene():
 def test_the_scan_alone_teaches_its_chi(scene, method):
     chi, field, mask, dipole = scene
     seen = []
-    found = method(field, mask, dipole, progress=lambda step, steps, loss: seen.append((step, steps, loss)))
+    found = method(field, mask, dipole, progress=lambda step, steps: seen.append(step))
     assert found.shape == SHAPE and not found[~mask].any()
     assert metrics.correlation(found, chi, mask) > 0.6
-    steps = [step for step, _, _ in seen]
-    assert steps == list(range(1, len(steps) + 1)) and seen[-1][2] < seen[0][2]
+    assert seen == list(range(1, len(seen) + 1))
 
 
 def test_the_seed_decides_and_the_global_one_is_left_alone(scene):
@@ -65,6 +64,6 @@ def test_it_stops_where_nothing_is_gained(scene):
         patch=16,
         base=2,
         learning_rate=1e-9,
-        progress=lambda step, steps, loss: seen.append(step),
+        progress=lambda step, steps: seen.append(step),
     )
     assert len(seen) == 21  # two spans of ten, in which nothing changed

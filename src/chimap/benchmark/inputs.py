@@ -76,7 +76,7 @@ ENTRIES: dict[str, Entry] = {"inversion": Entry(TRACKS, _invert)}
 
 
 def chosen(names: list[str] | None) -> list[methods.Method]:
-    """Methods by name, in the order of the table; all that can take part if None.
+    """Methods by name, in the order of the table; all that can take part and are not slow if None.
 
     Raises:
         InputError: A name that no such method has.
@@ -86,7 +86,7 @@ def chosen(names: list[str] | None) -> list[methods.Method]:
     for name in names or []:
         if name not in listed:
             raise InputError(f"no method for the benchmark is called {name!r}; there are {', '.join(listed)}")
-    return [method for method in known if names is None or method.name in names]
+    return [method for method in known if (not method.slow if names is None else method.name in names)]
 
 
 def write_inputs(folder: Path, inputs: Inputs) -> None:

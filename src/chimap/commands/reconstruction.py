@@ -94,7 +94,16 @@ def invert(
         checks.same_grid(str(magnitude), weight.shape, magnitude_affine, str(local_field), field.shape, affine)
     with progress() as begin:
         begin(f"inversion: {method}", 1)
-        chi = pipeline.invert(field, inside, size, b0, magnitude=weight, method=method, settings=settings)
+        chi = pipeline.invert(
+            field,
+            inside,
+            size,
+            b0,
+            magnitude=weight,
+            method=method,
+            settings=settings,
+            on_step=lambda step, steps: begin(f"{method}: step {step} of {steps}", steps + 1),
+        )
     if reference == "mask":
         chi = torch.where(inside, chi - chi[inside].mean(), chi)
     record = {

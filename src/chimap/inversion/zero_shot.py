@@ -22,7 +22,7 @@ INPUT_SCALE, OUTPUT_SCALE = 100.0, 0.03
 MARGIN = 8
 """Voxels of zeros around the mask."""
 
-Progress = Callable[[int, int, float], None]
+Progress = Callable[[int, int], None]
 
 
 def deep_image_prior(
@@ -50,14 +50,14 @@ def deep_image_prior(
         learning_rate: Of Adam.
         variation: Weight of the total variation, of chi over 0.03 ppm per voxel.
         seed: Of the network's first weights.
-        progress: Called with step, steps and loss.
+        progress: Called with step and steps.
 
     Returns:
         chi [ppm], zero outside the mask.
 
     References:
-        Ulyanov et al. 2018, doi:10.1109/CVPR.2018.00984; as a comparator of uQSM: Liu and Koch, Model-based Learning
-        for QSM.
+        Ulyanov et al. 2018, doi:10.1109/CVPR.2018.00984; as a comparator of uQSM: Liu and Koch 2020,
+        doi:10.48550/arXiv.2004.06259.
     """
     shape = UNetShape(inputs=2, base=base, norm=UQSM.norm, slope=UQSM.slope, last_kernel=UQSM.last_kernel)
     scan = _Scan.of(local_field, mask, dipole, weight)
@@ -68,7 +68,7 @@ def deep_image_prior(
         loss = _unsupervised(chi, scan, scan.dipole, variation)
         _step(optimiser, loss, network)
         if progress is not None:
-            progress(step + 1, iterations, float(loss.detach()))
+            progress(step + 1, iterations)
     return scan.chi(network)
 
 
@@ -110,7 +110,7 @@ def zero_shot_uqsm_plus(
         strength: chi of the added sources [ppm].
         tolerance: Least relative gain in ten steps.
         seed: Of weights, patches and sources.
-        progress: Called with step, steps and loss.
+        progress: Called with step and steps.
 
     Returns:
         chi [ppm], zero outside the mask.
@@ -139,7 +139,7 @@ def zero_shot_uqsm_plus(
         loss = _unsupervised(chi, part, small, variation) + ramp * (at + elsewhere)
         _step(optimiser, loss, network)
         if progress is not None:
-            progress(step + 1, total, float(loss.detach()))
+            progress(step + 1, total)
     for group in optimiser.param_groups:
         group["lr"] = learning_rate / 5
     seen: list[float] = []
@@ -148,7 +148,7 @@ def zero_shot_uqsm_plus(
         _step(optimiser, loss, network)
         seen.append(float(loss.detach()))
         if progress is not None:
-            progress(patch_steps + step + 1, total, seen[-1])
+            progress(patch_steps + step + 1, total)
         if len(seen) >= 20 and sum(seen[-10:]) > (1 - tolerance) * sum(seen[-20:-10]):
             break
     return scan.chi(network)

@@ -39,7 +39,7 @@ class UNetShape:
 
 
 UQSM = UNetShape(inputs=2, norm=True, slope=0.0, last_kernel=3)
-"""uQSM as its paper has it (Liu and Koch, Model-based Learning for QSM): field and mask in."""
+"""uQSM as its paper has it (Liu and Koch 2020, doi:10.48550/arXiv.2004.06259): field and mask in."""
 UQSM_CODE = UNetShape(slope=0.01)
 """uQSM as its authors published it: field only, no normalisation."""
 UQSM_PLUS = UNetShape(inputs=2)

@@ -25,6 +25,8 @@ _NAMES = {
     "tikhonov": "closed-form Tikhonov regularisation",
     "l2": "closed-form regularisation of the gradient (L2)",
     "tv": "total variation regularisation (TV)",
+    "dip": "a deep image prior (DIP)",
+    "zs-uqsm+": "zero-shot uQSM+",
 }
 
 

@@ -1,4 +1,4 @@
-"""uQSM: learned from fields alone (Liu and Koch, Model-based Learning for QSM)."""
+"""uQSM: learned from fields alone (Liu and Koch 2020, doi:10.48550/arXiv.2004.06259)."""
 
 from dataclasses import replace
 from typing import Any
