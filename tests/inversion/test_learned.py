@@ -111,3 +111,20 @@ def test_the_frame_is_made_for_the_scan_at_hand():
     inner = mask & (sphere(shape, size, centre=centre, radius=6.5) == 0)
     difference = (moved.permute(2, 0, 1) - back)[inner]
     assert float(difference.norm() / back[inner].norm()) < 0.1
+
+
+def test_refinement_brings_the_field_closer_and_leaves_the_weights_alone(weights):
+    shape = (20, 22, 18)
+    chi = sphere(shape, (1.0, 1.0, 1.0), centre=(9.0, 11.0, 8.0), radius=4.0, chi=0.1)
+    mask = sphere(shape, (1.0, 1.0, 1.0), centre=(9.5, 10.5, 8.5), radius=8.0) > 0.5
+    dipole = DipoleModel(shape, (1.0, 1.0, 1.0))
+    field = dipole(chi) * mask
+    before = {name: value.clone() for name, value in read_trained(weights).network.state_dict().items()}
+    plain, refined = (from_file(field, mask, dipole, weights=weights, refinement=steps) for steps in (0, 150))
+
+    def misfit(found):
+        return float((dipole(found) - field)[mask].norm())
+
+    assert misfit(refined) < 0.93 * misfit(plain)
+    after = read_trained(weights).network.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
