@@ -6,14 +6,19 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
 from chimap.cli import main
 from chimap.errors import InputError
+from chimap.io.nifti import write_volume
+from chimap.networks.unet import UNet
 from chimap.simulation.labels import write_packed
 from chimap.training.recipes.table import RECIPES, find
+from chimap.training.samples import draw_batch
 from chimap.training.settings import changed, from_json, to_json
 from chimap.training.train import learning_rate, read_best, train, validation_samples
 
@@ -29,7 +34,8 @@ def tiny(name, *more):
 
 def run(name, folder, label_map, settings, **options):
     options = {"device": torch.device("cpu"), "tell": lambda line: None} | options
-    return train(find(name), settings, [label_map], [label_map], folder, **options)
+    draw = partial(draw_batch, [label_map], settings.samples)
+    return train(find(name), settings, draw, validation_samples([label_map], settings), folder, **options)
 
 
 def logged(folder):
@@ -48,9 +54,6 @@ def test_every_recipe_has_its_settings_in_two_sizes(name, size):
 def test_every_recipe_learns(name, label_map, tmp_path):
     """On one sample again and again, the loss falls and the map comes closer."""
     recipe, settings = find(name), tiny(name, "steps=30", "learning_rate=0.003", "samples.field_error=0,0")
-    from chimap.networks.unet import UNet
-    from chimap.training.samples import draw_batch
-
     torch.manual_seed(0)
     network, sample = UNet(settings.network), draw_batch([label_map], settings.samples, [0, 1])
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
@@ -167,6 +170,35 @@ def test_the_command_trains_plots_and_goes_on(label_map, tmp_path, capsys):
     assert "Best weights" in capsys.readouterr().out
     assert main(command) == 2
     assert "holds a training already" in capsys.readouterr().err
+
+
+def write_scan(folder, seed, *, chi):
+    folder.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(seed)
+    affine = np.diag([5.0, 5.0, 5.0, 1.0])
+    mask = torch.zeros(20, 22, 24, dtype=torch.bool)
+    mask[2:-2, 2:-2, 2:-2] = True
+    volumes = {"local_field": 0.01 * torch.randn(mask.shape, generator=generator), "mask": mask}
+    if chi:
+        volumes["chi"] = 0.03 * torch.randn(mask.shape, generator=generator)
+    for name, volume in volumes.items():
+        write_volume(folder / f"{name}.nii.gz", volume, affine, description=name)
+
+
+def test_scans_of_ones_own_are_learned_from(label_map, tmp_path, capsys):
+    write_packed(tmp_path / "heads.npz", [label_map])
+    for index in range(2):
+        write_scan(tmp_path / "scans" / f"sub-{index}", index, chi=index == 0)
+    command = ["train", "uqsm+", "--data", str(tmp_path / "scans"), "--steps", "2"]
+    command += [part for text in TINY for part in ("--set", text)]
+    assert main([*command, "--output", str(tmp_path / "none")]) == 2
+    assert "--validation" in capsys.readouterr().err
+    command += ["--validation", str(tmp_path / "heads.npz")]
+    assert main([*command, "--output", str(tmp_path / "run")]) == 0
+    assert "2 people to learn from" in capsys.readouterr().out
+    assert main(["train", "qsmnet", *command[2:], "--output", str(tmp_path / "other")]) == 2
+    assert "sub-1 holds no chi.nii.gz" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,10 +15,12 @@ from chimap.commands.console import console, keep_freed_memory
 from chimap.errors import InputError
 from chimap.io.output import whole_file
 from chimap.simulation.labels import LabelMap, read_packed
+from chimap.training.own_data import MeasuredField, draw_crops
 from chimap.training.plot import plot_log
 from chimap.training.recipes.table import find
+from chimap.training.samples import draw_batch
 from chimap.training.settings import changed
-from chimap.training.train import read_best, train
+from chimap.training.train import read_best, train, validation_samples
 
 
 def train_network(
@@ -39,7 +42,8 @@ def train_network(
 
     Args:
         recipe: Name.
-        data: Packed label maps of the people to learn from.
+        data: Packed label maps of the people to learn from; or a folder with a folder for each scan, as `chimap run`
+            writes it: local_field.nii.gz, mask.nii.gz, and chi.nii.gz or magnitude.nii.gz where there is one.
         validation: Those to judge by; the last seventh of `data` if None.
         size: "gpu" or "cpu"; that of the device if None.
         device: As torch names it; a GPU where there is one if None.
@@ -65,23 +69,30 @@ def train_network(
     if seed is not None:
         settings = replace(settings, seed=seed)
     settings = changed(settings, assignments)
-    people = read_packed(data)
+    own = data.is_dir()
+    people = [] if own else read_packed(data)
     judges = read_packed(validation) if validation is not None else []
+    if own and not judges:
+        raise InputError(f"{data} is a folder of scans: give packed label maps to judge by with --validation")
     if not judges:
         people, judges = _split(people, data)
+    scans = _read_scans(data, needs_chi=found.needs_chi) if own else []
     started = _join_processes(chosen)
     if chosen.type == "cuda" and started:
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     first = not started or distributed.get_rank() == 0
     try:
         if first:
-            count = f"{len(people)} people to learn from, {len(judges)} to judge by"
+            count = f"{len(scans or people)} people to learn from, {len(judges)} to judge by"
             console.print(f"{recipe}: {settings.steps} steps on {chosen}, {count}")
+        people, judges = ([_moved(one, chosen) for one in some] for some in (people, judges))
+        scans = [_moved_scan(scan, chosen) for scan in scans]
+        draw = partial(draw_crops, scans, settings.samples) if own else partial(draw_batch, people, settings.samples)
         best = train(
             found,
             settings,
-            people,
-            judges,
+            draw,
+            validation_samples(judges, settings) if first else [],
             output,
             device=chosen,
             resume=resume,
@@ -92,7 +103,7 @@ def train_network(
         if started:
             distributed.destroy_process_group()
     if first:
-        _write_about(output, command, data, people, judges, chosen)
+        _write_about(output, command, data, [one.name for one in (scans or people)], judges, chosen)
         plot_log(output)
         if best.exists():
             _, _, record = read_best(best)
@@ -109,11 +120,45 @@ def _split(people: list[LabelMap], data: Path) -> tuple[list[LabelMap], list[Lab
     return people[:-count], people[-count:]
 
 
+def _read_scans(folder: Path, *, needs_chi: bool) -> list[MeasuredField]:
+    """Every folder in it that holds a local field."""
+    from chimap.io import nifti, space
+
+    scans = []
+    for place in sorted(path.parent for path in folder.glob("*/local_field.nii.gz")):
+        field, affine = nifti.read_volume(place / "local_field.nii.gz")
+        mask, _ = nifti.read_mask(place / "mask.nii.gz", affine, field.shape, str(place / "local_field.nii.gz"))
+        more = {}
+        for name in ("chi", "magnitude"):
+            path = place / f"{name}.nii.gz"
+            more[name] = nifti.read_volume(path)[0] if path.exists() else None
+            if more[name] is not None and more[name].shape != field.shape:
+                raise InputError(f"{path} has the grid {tuple(more[name].shape)}, the local field {tuple(field.shape)}")
+        if needs_chi and more["chi"] is None:
+            raise InputError(f"{place} holds no chi.nii.gz, which this recipe learns from; uqsm and uqsm+ need none")
+        b0 = space.b0_from_affine(affine)
+        scans.append(
+            MeasuredField(place.name, field, mask, more["chi"], more["magnitude"], space.voxel_size(affine), b0)
+        )
+    if not scans:
+        raise InputError(f"{folder} holds no folder with a local_field.nii.gz, such as `chimap run` writes")
+    return scans
+
+
+def _moved(label_map: LabelMap, device: torch.device) -> LabelMap:
+    return replace(label_map, classes=label_map.classes.to(device))
+
+
+def _moved_scan(scan: MeasuredField, device: torch.device) -> MeasuredField:
+    names = ("local_field", "mask", "chi", "magnitude")
+    return replace(scan, **{n: getattr(scan, n).to(device) for n in names if getattr(scan, n) is not None})
+
+
 def _write_about(
     output: Path,
     command: Sequence[str],
     data: Path,
-    people: Sequence[LabelMap],
+    people: Sequence[str],
     judges: Sequence[LabelMap],
     device: torch.device,
 ) -> None:
@@ -121,8 +166,8 @@ def _write_about(
     folders = [Path(part).name if "/" in part else part for part in command]
     about = {
         "command": [part for part in folders if part != "--resume"],
-        "data": hashlib.sha256(data.read_bytes()).hexdigest(),
-        "people": [one.name for one in people],
+        "data": hashlib.sha256(data.read_bytes()).hexdigest() if data.is_file() else None,
+        "people": list(people),
         "judges": [one.name for one in judges],
         "device": "a CPU" if device.type == "cpu" else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),

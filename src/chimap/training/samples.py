@@ -111,7 +111,11 @@ class Sample:
 
 def draw_batch(label_maps: Sequence[LabelMap], settings: SampleSettings, seeds: Sequence[int]) -> Sample:
     """One sample for each seed, stacked."""
-    samples = [draw_sample(label_maps, settings, seed) for seed in seeds]
+    return stacked([draw_sample(label_maps, settings, seed) for seed in seeds])
+
+
+def stacked(samples: Sequence[Sample]) -> Sample:
+    """Samples along a first axis; what they do not hold stays None."""
     volumes: dict[str, Any] = {}
     for name in (field.name for field in fields(Sample)):
         column = [getattr(sample, name) for sample in samples]

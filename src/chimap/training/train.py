@@ -25,7 +25,7 @@ from chimap.networks.apply import predict
 from chimap.networks.unet import UNet
 from chimap.simulation.labels import LabelMap
 from chimap.training.recipes.table import Recipe
-from chimap.training.samples import Sample, draw_batch, draw_sample
+from chimap.training.samples import Sample, draw_sample
 from chimap.training.settings import Settings, from_json, to_json
 
 WARM_UP = 100
@@ -33,6 +33,7 @@ WARM_UP = 100
 CHECKPOINT = "step-"
 
 Tell = Callable[[str], None]
+Draw = Callable[[Sequence[int]], Sample]
 
 
 @dataclass
@@ -50,8 +51,8 @@ class State:
 def train(
     recipe: Recipe,
     settings: Settings,
-    people: Sequence[LabelMap],
-    validation_people: Sequence[LabelMap],
+    draw: Draw,
+    judged: Sequence[Sample],
     output: Path,
     *,
     device: torch.device,
@@ -64,8 +65,8 @@ def train(
     Args:
         recipe: Its loss is minimised.
         settings: What to do; a resumed training must be given the same.
-        people: To learn from.
-        validation_people: To judge by; no sample of the training shows them.
+        draw: Gives the batch of some seeds, on `device`.
+        judged: To judge by, one by one, on `device`: nobody whom the training shows. See `validation_samples`.
         output: Folder: settings.json, log.jsonl, one checkpoint, best.safetensors.
         device: Of network and samples.
         resume: Go on from the checkpoint in `output`, if there is one.
@@ -81,7 +82,6 @@ def train(
     rank, world = _processes()
     if settings.batch % world:
         raise InputError(f"a batch of {settings.batch} cannot be shared by {world} processes")
-    people, validation_people = ([_moved(one, device) for one in some] for some in (people, validation_people))
     _prepare(output, settings, resume=resume, rank=rank)
     torch.manual_seed(settings.seed)
     network = UNet(settings.network).to(device)
@@ -93,7 +93,6 @@ def train(
     parallel: nn.Module = network
     if world > 1:
         parallel = nn.parallel.DistributedDataParallel(network)
-    judged = validation_samples(validation_people, settings) if rank == 0 else []
 
     share = settings.batch // world
     start = time.perf_counter() - state.seconds
@@ -101,7 +100,7 @@ def train(
     while state.step < settings.steps:
         step = state.step
         first = settings.seed * 2**40 + step * settings.batch + rank * share
-        sample = draw_batch(people, settings.samples, range(first, first + share))
+        sample = draw(range(first, first + share))
         generator = torch.Generator(device).manual_seed(first)
         rate = learning_rate(step, settings)
         for group in state.optimiser.param_groups:
@@ -309,7 +308,3 @@ def _agreed(stop: bool, device: torch.device) -> bool:
     flag = torch.tensor(float(stop), device=device)
     distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
     return bool(flag)
-
-
-def _moved(label_map: LabelMap, device: torch.device) -> LabelMap:
-    return replace(label_map, classes=label_map.classes.to(device))

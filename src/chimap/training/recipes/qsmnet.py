@@ -20,4 +20,5 @@ _GPU = Settings(
     output_scale=0.028,
     weights={"model": 0.5, "gradient": 0.1},
 )
+NEEDS_CHI = True
 SIZES = {"gpu": _GPU, "cpu": replace(_GPU, network=replace(QSMNET, base=8), batch=2, steps=4000)}

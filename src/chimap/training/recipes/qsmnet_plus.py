@@ -9,6 +9,7 @@ from dataclasses import replace
 from chimap.training.recipes import qsmnet
 from chimap.training.recipes.supervised import loss as loss
 
+NEEDS_CHI = True
 SIZES = {
     size: replace(
         settings,

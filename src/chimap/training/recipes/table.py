@@ -14,7 +14,7 @@ RECIPES: dict[str, str] = {
     "qsmnet": "chimap.training.recipes.qsmnet",
     "qsmnet+": "chimap.training.recipes.qsmnet_plus",
 }
-"""{name: module}; a module has `SIZES`, {size: Settings}, and `loss`."""
+"""{name: module}; a module has `SIZES`, {size: Settings}, `loss` and `NEEDS_CHI`."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,13 @@ class Recipe:
         name: On the command line.
         sizes: {size: settings}.
         loss: (network, sample, settings, step, generator) -> {part: scalar}; "loss" is what is minimised.
+        needs_chi: Whether it compares with a true chi.
     """
 
     name: str
     sizes: dict[str, Settings]
     loss: Callable[..., dict[str, Any]]
+    needs_chi: bool
 
 
 def find(name: str) -> Recipe:
@@ -41,4 +43,4 @@ def find(name: str) -> Recipe:
     if name not in RECIPES:
         raise InputError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
     module = importlib.import_module(RECIPES[name])
-    return Recipe(name, module.SIZES, module.loss)
+    return Recipe(name, module.SIZES, module.loss, module.NEEDS_CHI)

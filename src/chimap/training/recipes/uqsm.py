@@ -27,6 +27,7 @@ _GPU = Settings(
     output_scale=0.03,
     weights={"variation": 1e-3},
 )
+NEEDS_CHI = False
 SIZES = {"gpu": _GPU, "cpu": replace(_GPU, network=replace(UQSM, base=16), samples=SAMPLES, batch=2, steps=4000)}
 
 

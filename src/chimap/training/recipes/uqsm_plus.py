@@ -29,6 +29,7 @@ _GPU = Settings(
     weights={"variation": 0.06, "consistency": 1.5, "last_consistency": 0.1},
     learning_rate=8e-4,
 )
+NEEDS_CHI = False
 SIZES = {"gpu": _GPU, "cpu": replace(_GPU, network=replace(UQSM_PLUS, base=16), samples=SAMPLES, batch=1, steps=4000)}
 
 
