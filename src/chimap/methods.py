@@ -159,6 +159,15 @@ METHODS: tuple[Method, ...] = (
         "1.5 s",
     ),
     Method(
+        "uqsm+",
+        "inversion",
+        "chimap.inversion.learned:uqsm_plus",
+        "U-Net that learned from fields alone, with strong sources added; other frames are resampled to axial 1 mm",
+        "Liu and Koch 2020, doi:10.48550/arXiv.2004.06259, and Liu's uQSM+",
+        ("local field", "mask"),
+        "2 s",
+    ),
+    Method(
         "dip",
         "inversion",
         "chimap.inversion.zero_shot:deep_image_prior",

@@ -27,6 +27,9 @@ _NAMES = {
     "tv": "total variation regularisation (TV)",
     "dip": "a deep image prior (DIP)",
     "zs-uqsm+": "zero-shot uQSM+",
+    "uqsm+": "the network uQSM+",
+    "qsmnet+": "the network QSMnet+",
+    "fine": "QSMnet+ fine-tuned to the field (FINE)",
 }
 
 

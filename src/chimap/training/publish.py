@@ -41,6 +41,7 @@ def publish(run: Path, name: str, folder: Path) -> Path:
     path = folder / f"{name}.safetensors"
     hidden = folder / f".{name}.safetensors"
     save_file(small, hidden, metadata={"settings": to_json(settings), "record": json.dumps(record)})
+    hidden.chmod(0o644)  # safetensors writes for its owner alone
     os.replace(hidden, path)
     sums = folder / SUMS
     lines = sums.read_text().splitlines() if sums.exists() else []
