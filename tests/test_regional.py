@@ -9,7 +9,7 @@ from scipy import ndimage, stats
 
 from chimap import metrics, regional
 from chimap.errors import InputError
-from chimap.lesion_metrics import LESION_CHI, lesion_linearity, lesion_mean, lesions
+from chimap.lesion_metrics import LESION_CHI, lesion_linearity, lesion_mean, lesions, line_through
 from chimap.segmentation import Segmentation, identify
 
 CUBE = np.ones((3, 3, 3))
@@ -92,8 +92,8 @@ def test_the_line_through_deep_grey_against_scipy(blocks):
 
 
 def test_one_nucleus_makes_no_line():
-    assert math.isnan(lesion_metrics.line_through([0.1], [0.1]).slope)
-    assert math.isnan(lesion_metrics.line_through([0.1, 0.1], [0.1, 0.2]).slope)
+    assert math.isnan(line_through([0.1], [0.1]).slope)
+    assert math.isnan(line_through([0.1, 0.1], [0.1, 0.2]).slope)
 
 
 def calcified(shape=(40, 38, 36), at=(slice(18, 20), slice(19, 21), slice(17, 18))):

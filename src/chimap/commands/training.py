@@ -3,10 +3,11 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed
@@ -81,6 +82,7 @@ def train_network(
     if chosen.type == "cuda" and started:
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     first = not started or distributed.get_rank() == 0
+    about = _about(command, data, [one.name for one in (scans or people)], [one.name for one in judges], chosen)
     try:
         if first:
             count = f"{len(scans or people)} people to learn from, {len(judges)} to judge by"
@@ -99,12 +101,15 @@ def train_network(
             stop_after=float("inf") if minutes is None else 60 * minutes,
             tell=console.print,
         )
+    except KeyboardInterrupt:
+        if first:
+            _record(output, about)
+        raise
     finally:
         if started:
             distributed.destroy_process_group()
     if first:
-        _write_about(output, command, data, [one.name for one in (scans or people)], judges, chosen)
-        plot_log(output)
+        _record(output, about)
         if best.exists():
             _, _, record = read_best(best)
             console.print(f"Best weights: {best}, step {record['step']}, validation NRMSE {record['score']:.2f} %")
@@ -154,27 +159,26 @@ def _moved_scan(scan: MeasuredField, device: torch.device) -> MeasuredField:
     return replace(scan, **{n: getattr(scan, n).to(device) for n in names if getattr(scan, n) is not None})
 
 
-def _write_about(
-    output: Path,
-    command: Sequence[str],
-    data: Path,
-    people: Sequence[str],
-    judges: Sequence[LabelMap],
-    device: torch.device,
-) -> None:
+def _about(
+    command: Sequence[str], data: Path, people: Sequence[str], judges: Sequence[str], device: torch.device
+) -> dict[str, Any]:
     """What a card needs to know beside the settings; no folder of the machine."""
-    folders = [Path(part).name if "/" in part else part for part in command]
-    about = {
-        "command": [part for part in folders if part != "--resume"],
+    files = [Path(part).name if "/" in part else part for part in command]
+    return {
+        "command": [part for part in files if part != "--resume"],
         "data": hashlib.sha256(data.read_bytes()).hexdigest() if data.is_file() else None,
         "people": list(people),
-        "judges": [one.name for one in judges],
+        "judges": list(judges),
         "device": "a CPU" if device.type == "cpu" else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
+
+
+def _record(output: Path, about: Mapping[str, Any]) -> None:
     with whole_file(output / "about.json") as target:
         target.write_text(json.dumps(about, indent=2) + "\n")
+    plot_log(output)
 
 
 def _join_processes(device: torch.device) -> bool:

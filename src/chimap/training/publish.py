@@ -58,7 +58,7 @@ def publish(run: Path, name: str, folder: Path) -> Path:
 - **Recipe**: `{settings.recipe}`, {count:,} parameters, {path.stat().st_size / 2**20:.1f} MiB in float16
 - **Command**: `{shlex.join(about["command"])}`
 - **Data**: simulated samples from {len(about["people"])} label maps ({", ".join(about["people"])}), packed file's
-  SHA-256 {about["data"][:16]}; judged by {", ".join(about["judges"])}
+  SHA-256 {(about["data"] or "none")[:16]}; judged by {", ".join(about["judges"])}
 - **Seed**: {settings.seed}
 - **Steps**: {entries[-1]["step"] + 1} of {settings.steps}, batch {settings.batch}; these are the averaged weights of
   step {record["step"]}
