@@ -168,6 +168,15 @@ METHODS: tuple[Method, ...] = (
         "2 s",
     ),
     Method(
+        "qsmnet+",
+        "inversion",
+        "chimap.inversion.learned:qsmnet_plus",
+        "U-Net that learned from simulated chi, scaled and turned in sign; other frames are resampled to axial 1 mm",
+        "Jung et al. 2020, doi:10.1016/j.neuroimage.2020.116619",
+        ("local field", "mask"),
+        "3 s",
+    ),
+    Method(
         "dip",
         "inversion",
         "chimap.inversion.zero_shot:deep_image_prior",
