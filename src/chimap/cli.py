@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     invert.add_argument("--method", default="tv", metavar="NAME", help=", ".join(methods.names("inversion")))
     invert.add_argument("--reference", choices=("mask", "none"), default="none", help="what chi is relative to")
     _add_settings(invert)
+    invert.add_argument("--resume", action="store_true", help="go on where zs-uqsm+ or dip was stopped")
     invert.add_argument("--output", type=Path, required=True, metavar="FILE")
     invert.set_defaults(function=_invert)
 
@@ -261,6 +262,7 @@ def _invert(options: argparse.Namespace, command: list[str]) -> None:
         method=options.method,
         reference=options.reference,
         settings=methods.settings_from_text(options.set),
+        resume=options.resume,
         output=options.output,
         command=command,
     )

@@ -28,6 +28,7 @@ class Method:
         needs: What the function takes beside its parameters.
         cost: Order of magnitude on two cores at 160 x 160 x 160.
         slow: Takes minutes or more, so the benchmark runs it only when it is named.
+        weights: What a network has learned: a name in the package, or a file. An argument of the function.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Method:
     needs: tuple[str, ...]
     cost: str
     slow: bool = False
+    weights: str | None = None
 
     def load(self) -> Callable[..., Any]:
         """Import the function."""
@@ -161,20 +163,33 @@ METHODS: tuple[Method, ...] = (
     Method(
         "uqsm+",
         "inversion",
-        "chimap.inversion.learned:uqsm_plus",
+        "chimap.inversion.learned:by_network",
         "U-Net that learned from fields alone, with strong sources added; other frames are resampled to axial 1 mm",
         "Liu and Koch 2020, doi:10.48550/arXiv.2004.06259, and Liu's uQSM+",
-        ("local field", "mask"),
+        ("local field", "mask", "magnitude (optional)"),
         "2 s",
+        weights="uqsm+",
     ),
     Method(
         "qsmnet+",
         "inversion",
-        "chimap.inversion.learned:qsmnet_plus",
+        "chimap.inversion.learned:by_network",
         "U-Net that learned from simulated chi, scaled and turned in sign; other frames are resampled to axial 1 mm",
         "Jung et al. 2020, doi:10.1016/j.neuroimage.2020.116619",
-        ("local field", "mask"),
+        ("local field", "mask", "magnitude (optional)"),
         "3 s",
+        weights="qsmnet+",
+    ),
+    Method(
+        "fine",
+        "inversion",
+        "chimap.inversion.learned:fine",
+        "QSMnet+ with its weights edited until the field of its chi fits this field",
+        "Zhang et al. 2020, doi:10.1016/j.neuroimage.2020.116579",
+        ("local field", "mask", "magnitude (optional)"),
+        "4 min",
+        slow=True,
+        weights="qsmnet+",
     ),
     Method(
         "dip",
@@ -207,13 +222,31 @@ def names(stage: Stage) -> list[str]:
 def find(name: str, stage: Stage) -> Method:
     """The row of a method.
 
+    A file of one's own weights (best.safetensors) is an inversion too.
+
     Raises:
         InputError: No method of that stage has the name.
     """
-    for method in METHODS:
-        if method.name == name and method.stage == stage:
+    for method in _called(name):
+        if method.stage == stage:
             return method
     raise InputError(f"no {stage} method is called {name!r}; there are {', '.join(names(stage))}")
+
+
+def _called(name: str) -> list[Method]:
+    if not name.endswith(".safetensors"):
+        return [method for method in METHODS if method.name == name]
+    own = Method(
+        name,
+        "inversion",
+        "chimap.inversion.learned:by_network",
+        "A network of one's own training",
+        "weights of one's own",
+        ("local field", "mask", "magnitude (optional)"),
+        "2 s",
+        weights=name,
+    )
+    return [own]
 
 
 def settings_from_text(assignments: list[str]) -> dict[str, dict[str, Any]]:
@@ -228,7 +261,7 @@ def settings_from_text(assignments: list[str]) -> dict[str, dict[str, Any]]:
         name, dot, parameter = key.strip().rpartition(".")
         if not (equals and dot):
             raise InputError(f"--set needs METHOD.PARAMETER=VALUE, such as tv.regularisation=1e-3; got {text!r}")
-        rows = [method for method in METHODS if method.name == name]
+        rows = _called(name)
         if not rows:
             known = ", ".join(method.name for method in METHODS)
             raise InputError(f"--set {text}: no method is called {name!r}; there are {known}")
@@ -254,4 +287,5 @@ def _value(text: str, default: Any, assignment: str) -> Any:
 
 def call(method: Method, settings: Mapping[str, Mapping[str, Any]], *arguments: Any) -> Any:
     """Run a method with the user's settings for it, if any."""
-    return method.load()(*arguments, **settings.get(method.name, {}))
+    learned = {} if method.weights is None else {"weights": method.weights}
+    return method.load()(*arguments, **learned, **settings.get(method.name, {}))

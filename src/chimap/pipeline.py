@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -150,13 +151,15 @@ def invert(
     method: str = "tv",
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    checkpoint: Path | None = None,
 ) -> Volume:
     """chi [ppm] of a local field [ppm], both (x, y, z), by a method named in `chimap.methods`.
 
     The field is continued by zeros where the mask comes closer than `MARGIN` to a face of the grid, so that the
     brain's image beyond the face does not leak in; elsewhere the grid is used as it is.
 
-    `on_step` is called with step and steps by a method that takes steps.
+    `on_step` is called with step and steps by a method that takes steps, and `checkpoint` is where one that learns
+    keeps its state and goes on from.
 
     Raises:
         InputError: No inversion has the name.
@@ -170,9 +173,9 @@ def invert(
     arguments: list[Any] = [local_field, mask, dipole]
     if magnitude is not None and found.takes("weight"):
         arguments.append(magnitude / magnitude[mask].mean() * mask)
-    chosen = settings or {}
-    if on_step is not None and found.takes("progress"):
-        chosen = {**chosen, found.name: {**chosen.get(found.name, {}), "progress": on_step}}
+    more = {"progress": on_step, "checkpoint": checkpoint}
+    more = {name: value for name, value in more.items() if value is not None and found.takes(name)}
+    chosen = {**(settings or {}), found.name: {**(settings or {}).get(found.name, {}), **more}}
     return methods.call(found, chosen, *arguments)
 
 

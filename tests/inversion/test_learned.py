@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from chimap.errors import InputError
-from chimap.inversion.learned import frame_of, from_file, into, out_of
+from chimap.inversion.learned import by_network, frame_of, into, out_of
 from chimap.networks.unet import UNet, UNetShape
 from chimap.networks.weights import load_trained, read_trained
 from chimap.physics.dipole import DipoleModel
@@ -22,6 +22,7 @@ def weights(tmp_path):
     torch.manual_seed(0)
     path = tmp_path / "best.safetensors"
     settings = {"network": asdict(TINY), "input_scale": 100.0, "output_scale": 0.03, "recipe": "uqsm+"}
+    settings["samples"] = {"voxel_sizes": [(1.0, 1.0, 1.0)], "tilt": 0.0}
     save_file({k: v.half() for k, v in UNet(TINY).state_dict().items()}, path, {"settings": json.dumps(settings)})
     return path
 
@@ -31,6 +32,17 @@ def test_an_axial_scan_of_one_millimetre_is_in_the_frame_already():
     assert frame_of((1.0625, 1.0625, 1.0714), (0.0, 0.0, -1.0), (20, 20, 20)) is None
     assert frame_of((1.0, 1.0, 1.0), (0.2, 0.0, 0.98), (20, 20, 20)) is not None
     assert frame_of((1.0, 1.0, 2.0), (0.0, 0.0, 1.0), (20, 20, 20)) is not None
+
+
+def test_a_network_is_left_in_the_frame_that_it_learned():
+    slab, tilted = (0.5, 0.5, 2.0), (0.0, 0.26, 0.966)
+    learned = ((1.0, 1.0, 1.0), slab)
+    assert frame_of(slab, (0.0, 0.0, 1.0), (30, 30, 10), learned) is None
+    assert frame_of(slab, tilted, (30, 30, 10), learned, 0.3) is None
+    assert frame_of((0.6, 0.6, 2.2), tilted, (30, 30, 10), learned, 0.3).voxel_size == slab
+    near = frame_of((0.6, 0.6, 2.2), tilted, (30, 30, 10), learned, 0.3)
+    assert near.b0_direction == pytest.approx(tilted, abs=1e-3)  # resampled, not turned
+    assert frame_of(slab, tilted, (30, 30, 10), learned, 0.1).b0_direction == pytest.approx((0, 0, 1), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -74,9 +86,9 @@ def test_weights_of_a_training_are_an_inversion(weights):
     field, mask = 0.01 * torch.randn(shape), torch.zeros(shape, dtype=torch.bool)
     mask[3:-3, 4:-2, 5:-6] = True
     dipole = DipoleModel(shape, size, (0.0, 0.3, 0.95))
-    chi = from_file(field, mask, dipole, weights=weights)
+    chi = by_network(field, mask, dipole, weights=weights)
     assert chi.shape == shape and not chi[~mask].any() and chi[mask].std() > 0
-    torch.testing.assert_close(from_file(2 * field, mask, dipole, weights=weights), 2 * chi, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(by_network(2 * field, mask, dipole, weights=weights), 2 * chi, atol=1e-5, rtol=1e-3)
 
 
 def test_what_is_no_weights_file_is_refused(weights, tmp_path):
@@ -120,7 +132,7 @@ def test_refinement_brings_the_field_closer_and_leaves_the_weights_alone(weights
     dipole = DipoleModel(shape, (1.0, 1.0, 1.0))
     field = dipole(chi) * mask
     before = {name: value.clone() for name, value in read_trained(weights).network.state_dict().items()}
-    plain, refined = (from_file(field, mask, dipole, weights=weights, refinement=steps) for steps in (0, 150))
+    plain, refined = (by_network(field, mask, dipole, weights=weights, refinement=steps) for steps in (0, 150))
 
     def misfit(found):
         return float((dipole(found) - field)[mask].norm())

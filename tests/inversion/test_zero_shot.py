@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from chimap import metrics
+from chimap.errors import InputError
 from chimap.inversion.zero_shot import deep_image_prior, zero_shot_uqsm_plus
 from chimap.physics.dipole import DipoleModel
 from chimap.physics.sources import sphere
@@ -67,3 +68,40 @@ def test_it_stops_where_nothing_is_gained(scene):
         progress=lambda step, steps: seen.append(step),
     )
     assert len(seen) == 21  # two spans of ten, in which nothing changed
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stopped_at", [30, 70], ids=["on patches", "on the whole field"])
+def test_killed_it_goes_on_and_ends_as_if_it_had_not_been(scene, tmp_path, stopped_at):
+    _, field, mask, dipole = scene
+    few = {"patch_steps": 40, "full_steps": 40, "patch": 16, "base": 2, "tolerance": -1e9}
+    whole = zero_shot_uqsm_plus(field, mask, dipole, **few)
+    file, seen = tmp_path / "fit" / "state", []
+
+    def until(step, steps):
+        seen.append(step)
+        if step == stopped_at and len(seen) == stopped_at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        zero_shot_uqsm_plus(field, mask, dipole, **few, progress=until, checkpoint=file)
+    first = stopped_at // 25 * 25 + 1
+    seen.clear()
+    again = zero_shot_uqsm_plus(
+        field, mask, dipole, **few, progress=lambda step, steps: seen.append(step), checkpoint=file
+    )
+    assert seen == list(range(first, 81))
+    assert torch.equal(again, whole)
+
+
+def test_a_checkpoint_of_another_scan_or_other_settings_is_refused(scene, tmp_path):
+    _, field, mask, dipole = scene
+    few = {"base": 2, "checkpoint": tmp_path / "state"}
+    deep_image_prior(field, mask, dipole, iterations=25, **few)
+    with pytest.raises(InputError, match="another scan"):
+        deep_image_prior(2 * field, mask, dipole, iterations=25, **few)
+    with pytest.raises(InputError, match="other settings"):
+        deep_image_prior(field, mask, dipole, iterations=25, variation=0.5, **few)

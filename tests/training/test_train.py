@@ -11,12 +11,16 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from chimap.cli import main
 from chimap.errors import InputError
 from chimap.io.nifti import write_volume
 from chimap.networks.unet import UNet
+from chimap.networks.weights import read_trained
 from chimap.simulation.labels import write_packed
+from chimap.training.augmentation import flipped
+from chimap.training.recipes.fields import dipoles
 from chimap.training.recipes.table import RECIPES, find
 from chimap.training.samples import draw_batch
 from chimap.training.settings import changed, from_json, to_json
@@ -203,7 +207,14 @@ def test_scans_of_ones_own_are_learned_from(label_map, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("assignment", "words"),
-    [("batch", "NAME=VALUE"), ("depth=3", "no setting 'depth'"), ("network=3", "of its own"), ("batch=two", "two")],
+    [
+        ("batch", "NAME=VALUE"),
+        ("depth=3", "no setting 'depth'"),
+        ("network=3", "of its own"),
+        ("batch=two", "two"),
+        ("weights.varation=1", "there are variation"),
+        ("choices.augmentation=none", "there are fidelity"),
+    ],
 )
 def test_settings_that_do_not_fit_are_refused(assignment, words):
     with pytest.raises(InputError, match=words):
@@ -235,3 +246,77 @@ def test_validation_has_the_error_of_real_fields(label_map):
     for sample in samples:
         error = (sample.measured_local_field - sample.local_field)[sample.mask].std()
         assert 0.3 < float(error / sample.local_field[sample.mask].std()) < 0.8
+
+
+def test_a_choice_that_does_not_exist_is_refused_before_anything_is_written(label_map, tmp_path, capsys):
+    write_packed(tmp_path / "heads.npz", [label_map, label_map])
+    command = ["train", "uqsm+", "--data", str(tmp_path / "heads.npz"), "--output", str(tmp_path / "run")]
+    assert main([*command, "--set", "choices.solid=cube"]) == 2
+    assert "cuboid" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def one_loss(recipe, settings, sample):
+    torch.manual_seed(0)
+    network = UNet(settings.network)
+    return float(find(recipe).loss(network, sample, settings, 10, torch.Generator().manual_seed(1))["loss"].detach())
+
+
+@pytest.mark.parametrize("recipe", ["uqsm", "uqsm+"])
+def test_every_choice_is_another_loss(recipe, label_map):
+    settings = tiny(recipe, "weights.noise=0.02") if recipe == "uqsm+" else tiny(recipe)
+    sample = draw_batch([label_map], settings.samples, [0, 1])
+    for name, values in find(recipe).choices.items():
+        found = {one_loss(recipe, changed(settings, [f"choices.{name}={value}"]), sample) for value in values}
+        assert len(found) == len(values)
+
+
+def test_a_mirrored_sample_obeys_the_dipole_model_as_before(label_map):
+    settings = tiny("uqsm", "samples.tilt=1.2", "samples.field_error=0,0", "samples.snr=1e6,1e6", "samples.blobs=0")
+    sample = draw_batch([label_map], settings.samples, [3, 4])
+
+    def misfit(one):
+        fields = torch.stack([model(chi) for model, chi in zip(dipoles(one), one.chi, strict=True)])
+        return float(((fields - one.local_field) * one.mask).norm())
+
+    generators = [torch.Generator().manual_seed(seed) for seed in range(6)]
+    mirrored = [flipped(sample, generator) for generator in generators]
+    assert len({tuple(one.b0_direction[0].sign().tolist()) for one in mirrored}) == 4  # either axis, both, neither
+    for one in mirrored:
+        assert misfit(one) == pytest.approx(misfit(sample), rel=1e-3)
+    wrong = replace(mirrored[0], b0_direction=mirrored[0].b0_direction * torch.tensor([-1.0, 1.0, 1.0]))
+    assert misfit(wrong) > 1.1 * misfit(sample)
+
+
+def test_frozen_statistics_let_a_strong_field_be_strong(label_map, tmp_path):
+    """With the statistics of its own batch a network would give ten times the field the same chi."""
+    settings = tiny("qsmnet+", "steps=6", "freeze_norm=0.5", "samples.invert=0", "validate_every=100")
+    run("qsmnet+", tmp_path / "frozen", label_map, settings)
+    run("qsmnet+", tmp_path / "free", label_map, replace(settings, freeze_norm=1.0))
+    frozen, free = (
+        {
+            key: value
+            for key, value in load_file(tmp_path / name / "step-00000006" / "weights.safetensors").items()
+            if key.startswith("network.") and key.endswith("num_batches_tracked")
+        }
+        for name in ("frozen", "free")
+    )
+    assert {int(value) for value in frozen.values()} == {3}
+    assert {int(value) for value in free.values()} == {6}
+
+
+def test_a_network_of_ones_own_scans_is_used_in_their_frame(label_map, tmp_path):
+    write_packed(tmp_path / "heads.npz", [label_map])
+    write_scan(tmp_path / "scans" / "sub-0", 0, chi=False)
+    command = ["train", "uqsm+", "--data", str(tmp_path / "scans"), "--validation", str(tmp_path / "heads.npz")]
+    command += [part for text in TINY if "voxel" not in text for part in ("--set", text)]
+    assert main([*command, "--steps", "1", "--output", str(tmp_path / "run")]) == 0
+    weights = tmp_path / "run" / "best.safetensors"
+    assert read_trained(weights).voxel_sizes == ((5.0, 5.0, 5.0),)
+    scan, chi = tmp_path / "scans" / "sub-0", tmp_path / "chi.nii.gz"
+    invert = ["invert", "--local-field", str(scan / "local_field.nii.gz"), "--mask", str(scan / "mask.nii.gz")]
+    invert += ["--output", str(chi), "--method", str(weights)]
+    assert main([*invert, "--set", f"{weights}.refinement=1"]) == 0
+    record = json.loads((tmp_path / "chi.json").read_text())
+    assert record["method"] == "best.safetensors" and record["parameters"]["refinement"] == 1
+    assert str(tmp_path) not in json.dumps(record)

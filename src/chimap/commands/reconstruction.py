@@ -71,10 +71,14 @@ def invert(
     method: str,
     reference: str,
     settings: Mapping[str, Mapping[str, Any]],
+    resume: bool,
     output: Path,
     command: Sequence[str],
 ) -> None:
-    """A local field to chi: one NIfTI, with what was done beside it as JSON."""
+    """A local field to chi: one NIfTI, with what was done beside it as JSON.
+
+    A method that learns from the scan keeps its state in a hidden file beside the output until it is done.
+    """
     from chimap import methods
     from chimap.report.provenance import versions
 
@@ -82,6 +86,9 @@ def invert(
     if not output.name.endswith((".nii", ".nii.gz")):
         raise InputError(f"--output is {output}, needed a file name that ends in .nii.gz or .nii")
     found = methods.find(method, "inversion")
+    checkpoint = output.with_name(f".{output.name.split('.nii')[0]}.checkpoint")
+    if resume and not found.takes("checkpoint"):
+        raise InputError(f"--resume is for methods that learn from the scan; {method} does not")
     field, affine = nifti.read_volume(local_field)
     inside, notes = nifti.read_mask(mask, affine, field.shape, str(local_field))
     tell(notes)
@@ -92,6 +99,8 @@ def invert(
     if magnitude is not None:
         weight, magnitude_affine = nifti.read_volume(magnitude)
         checks.same_grid(str(magnitude), weight.shape, magnitude_affine, str(local_field), field.shape, affine)
+    if not resume:
+        checkpoint.unlink(missing_ok=True)
     with progress() as begin:
         begin(f"inversion: {method}", 1)
         chi = pipeline.invert(
@@ -103,12 +112,13 @@ def invert(
             method=method,
             settings=settings,
             on_step=lambda step, steps: begin(f"{method}: step {step} of {steps}", steps + 1),
+            checkpoint=checkpoint,
         )
     if reference == "mask":
         chi = torch.where(inside, chi - chi[inside].mean(), chi)
     record = {
         "command": [Path(part).name if "/" in part else part for part in command],
-        "method": method,
+        "method": Path(method).name,
         "reference": found.reference,
         "parameters": {**found.parameters(), **settings.get(method, {})},
         "units": "ppm",
@@ -118,9 +128,10 @@ def invert(
         "versions": versions(),
     }
     with whole_file(output) as target:
-        nifti.write_volume(target, chi, affine, description=f"chi [ppm], {method}")
+        nifti.write_volume(target, chi, affine, description=f"chi [ppm], {Path(method).name}")
     with whole_file(output.with_name(output.name.split(".nii")[0] + ".json")) as target:
         target.write_text(json.dumps(record, indent=2, default=str) + "\n")
+    checkpoint.unlink(missing_ok=True)
     console.print(f"Map: {output}")
 
 

@@ -16,7 +16,7 @@ from chimap.commands.console import console, keep_freed_memory
 from chimap.errors import InputError
 from chimap.io.output import whole_file
 from chimap.simulation.labels import LabelMap, read_packed
-from chimap.training.own_data import MeasuredField, draw_crops
+from chimap.training.own_data import MeasuredField, draw_crops, frames_of
 from chimap.training.plot import plot_log
 from chimap.training.recipes.table import find
 from chimap.training.samples import draw_batch
@@ -70,6 +70,7 @@ def train_network(
     if seed is not None:
         settings = replace(settings, seed=seed)
     settings = changed(settings, assignments)
+    found.check(settings)
     own = data.is_dir()
     people = [] if own else read_packed(data)
     judges = read_packed(validation) if validation is not None else []
@@ -78,6 +79,8 @@ def train_network(
     if not judges:
         people, judges = _split(people, data)
     scans = _read_scans(data, needs_chi=found.needs_chi) if own else []
+    if own:
+        settings = replace(settings, samples=replace(settings.samples, **frames_of(scans)))
     started = _join_processes(chosen)
     if chosen.type == "cuda" and started:
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

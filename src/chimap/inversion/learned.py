@@ -1,11 +1,12 @@
 """Weights as inversions: chi of a local field by a network that has learned.
 
-The networks learned on axial fields of 1 mm voxels, within a sample of brain. Any other scan is brought into that
-frame, B0 along z and 1 mm, and its chi back. chi and field share one frame, so nothing is lost but by interpolation.
+A network knows the voxels and the directions of B0 that it has learned with, those of the package 1 mm and along z. Any
+other scan is brought into that frame and its chi back; what is lost is lost by interpolation.
 """
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,49 +20,48 @@ from chimap.arrays import Mask, Shape, Triple, Volume
 from chimap.linalg import bounding_box
 from chimap.networks.apply import predict
 from chimap.networks.unet import UNet
-from chimap.networks.weights import Trained, load_trained, read_trained
+from chimap.networks.weights import SUFFIX, Trained, load_trained, read_trained
 from chimap.physics.dipole import DipoleModel
 
 MARGIN = 8
 """Voxels around the mask that the network sees, zeros."""
 STRAIGHT = math.radians(3.0)
-"""A direction of B0 this close to z counts as z."""
-ISOTROPIC = 0.08
-"""Voxels whose edges are this close to 1 mm count as 1 mm."""
+"""A direction of B0 this little beyond those that were learned counts as one of them."""
+ALIKE = 0.08
+"""Voxels whose edges differ by no more than this share count as the same."""
 
 
-def uqsm_plus(
-    local_field: Volume, mask: Mask, dipole: DipoleModel, weight: Volume | None = None, *, refinement: int = 0
+def by_network(
+    local_field: Volume,
+    mask: Mask,
+    dipole: DipoleModel,
+    weight: Volume | None = None,
+    *,
+    weights: str | Path,
+    refinement: int = 0,
 ) -> Volume:
-    """chi by uQSM+, a U-Net that learned from fields alone.
+    """chi by a network that has learned.
 
     Args:
         local_field: [ppm], shape (x, y, z).
         mask: Same shape.
         dipole: Says voxel size and direction of B0.
         weight: Of the data in a refinement; the mask if None.
+        weights: Name of those that come with the package, such as "uqsm+", or the best.safetensors of a training.
         refinement: So many steps of uQSM+'s own loss on this scan edit the weights first.
 
     Returns:
         chi [ppm], zero outside the mask.
 
-    References:
-        Liu, Improved Model-based Learning with Data Augmentation for QSM.
-    """
-    return invert(local_field, mask, dipole, load_trained("uqsm+"), weight=weight, refinement=refinement)
-
-
-def qsmnet_plus(
-    local_field: Volume, mask: Mask, dipole: DipoleModel, weight: Volume | None = None, *, refinement: int = 0
-) -> Volume:
-    """chi by QSMnet+, a U-Net that learned from chi of simulated heads, scaled and turned in sign.
-
-    Arguments and result as `uqsm_plus`.
+    Raises:
+        InputError: There are no such weights, or the file holds none.
 
     References:
-        Jung et al. 2020, doi:10.1016/j.neuroimage.2020.116619.
+        uQSM: Liu and Koch 2020, doi:10.48550/arXiv.2004.06259. uQSM+: Liu, Improved Model-based Learning with Data
+        Augmentation for QSM. QSMnet: Yoon et al. 2018, doi:10.1016/j.neuroimage.2018.06.030. QSMnet+: Jung et al.
+        2020, doi:10.1016/j.neuroimage.2020.116619.
     """
-    return invert(local_field, mask, dipole, load_trained("qsmnet+"), weight=weight, refinement=refinement)
+    return invert(local_field, mask, dipole, _found(weights), weight=weight, refinement=refinement)
 
 
 def fine(
@@ -70,12 +70,13 @@ def fine(
     dipole: DipoleModel,
     weight: Volume | None = None,
     *,
+    weights: str | Path = "qsmnet+",
     iterations: int = 20,
     learning_rate: float = 1e-4,
 ) -> Volume:
-    """chi by QSMnet+ whose weights the fidelity of this one field edits: minimise |W m (A U(f) - f)|^2 over U.
+    """chi by a network whose weights the fidelity of this one field edits: minimise |W m (A U(f) - f)|^2 over U.
 
-    Arguments and result as `uqsm_plus`.
+    Arguments and result as `by_network`.
 
     References:
         Zhang et al. 2020, FINE, doi:10.1016/j.neuroimage.2020.116579.
@@ -84,7 +85,7 @@ def fine(
         local_field,
         mask,
         dipole,
-        load_trained("qsmnet+"),
+        _found(weights),
         weight=weight,
         refinement=iterations,
         learning_rate=learning_rate,
@@ -92,17 +93,11 @@ def fine(
     )
 
 
-def from_file(
-    local_field: Volume,
-    mask: Mask,
-    dipole: DipoleModel,
-    weight: Volume | None = None,
-    *,
-    weights: Path,
-    refinement: int = 0,
-) -> Volume:
-    """chi by weights of a training of one's own (best.safetensors). Other arguments and result as `uqsm_plus`."""
-    return invert(local_field, mask, dipole, read_trained(weights), weight=weight, refinement=refinement)
+def _found(weights: str | Path) -> Trained:
+    """The weights of a file, or those of a name in the package."""
+    if Path(weights).suffix == SUFFIX:
+        return read_trained(Path(weights))
+    return load_trained(str(weights))
 
 
 def invert(
@@ -128,13 +123,15 @@ def invert(
         learning_rate: Of them.
         variation: Weight of the total variation in them.
     """
-    frame = frame_of(dipole.voxel_size, dipole.b0_direction, tuple(local_field.shape))
+    frame = frame_of(
+        dipole.voxel_size, dipole.b0_direction, tuple(local_field.shape), trained.voxel_sizes, trained.tilt
+    )
     field, inside, trust = local_field * mask, mask, mask.to(local_field) if weight is None else weight * mask
     size, b0 = dipole.voxel_size, dipole.b0_direction
     if frame is not None:
         trust = _sampled(trust, frame.matrix, frame.offset, frame.shape, order=1)
         field, inside = into(field, mask, frame)
-        size, b0 = (1.0, 1.0, 1.0), (0.0, 0.0, 1.0)
+        size, b0 = frame.voxel_size, frame.b0_direction
     box = bounding_box(inside, (MARGIN,) * 3)
     network = trained.network.to(local_field.device)
     part, part_mask = field[box][None], inside[box][None]
@@ -185,40 +182,65 @@ def _predict(network: UNet, field: Tensor, mask: Tensor, trained: Trained) -> Te
 
 @dataclass(frozen=True)
 class Frame:
-    """Where the voxels of the networks' frame lie in a scan.
+    """Where the voxels of a frame that a network knows lie in a scan.
 
     Attributes:
         matrix: Frame voxel to scan voxel, (3, 3).
         offset: Scan voxel of the frame's first voxel.
         shape: Of the frame.
+        voxel_size: Of the frame [mm].
+        b0_direction: In it.
         scan_shape: Of the scan.
     """
 
     matrix: np.ndarray
     offset: np.ndarray
     shape: Shape
+    voxel_size: Triple
+    b0_direction: Triple
     scan_shape: Shape
 
 
-def frame_of(voxel_size: Triple, b0_direction: Triple, shape: tuple[int, ...]) -> Frame | None:
-    """The frame of 1 mm with B0 along z over the whole scan; None where the scan is in it already."""
-    b0 = np.asarray(b0_direction)
+def frame_of(
+    voxel_size: Triple,
+    b0_direction: Triple,
+    shape: tuple[int, ...],
+    learned: Sequence[Triple] = ((1.0, 1.0, 1.0),),
+    tilt: float = 0.0,
+) -> Frame | None:
+    """The frame that a network knows, over the whole scan; None where the scan is in such a frame already.
+
+    Args:
+        voxel_size: Of the scan [mm].
+        b0_direction: In its voxel axes.
+        shape: Of its grid.
+        learned: Voxel sizes [mm] that the network knows; the one closest to the scan's is taken.
+        tilt: Largest angle between B0 and z that it knows [rad]; beyond, the scan is turned so that B0 is along z.
+    """
+    b0 = np.asarray(b0_direction) / np.linalg.norm(b0_direction)
     b0 = b0 if b0[2] >= 0 else -b0  # the field of the opposite direction is the same
     size = np.asarray(voxel_size)
-    if b0[2] > math.cos(STRAIGHT) and np.all(np.abs(size - 1) < ISOTROPIC):
+    ratios = [np.abs(np.log(np.asarray(one) / size)) for one in learned]
+    nearest = min(range(len(learned)), key=lambda index: float(ratios[index].max()))
+    straight = b0[2] >= math.cos(min(tilt + STRAIGHT, math.pi / 2))
+    if straight and ratios[nearest].max() <= math.log(1 + ALIKE):
         return None
     # the shortest turn from z to B0: the anatomy stays as upright as it can
-    axis, cosine = np.cross([0.0, 0.0, 1.0], b0), float(b0[2])
-    cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
-    turn = np.eye(3) + cross + cross @ cross / (1 + cosine)  # columns: the frame's axes in the scan's [mm]
+    turn = np.eye(3)
+    if not straight:
+        axis, cosine = np.cross([0.0, 0.0, 1.0], b0), float(b0[2])
+        cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+        turn = turn + cross + cross @ cross / (1 + cosine)  # columns: the frame's axes in the scan's [mm]
+    new = np.asarray(learned[nearest])
     extent = (np.asarray(shape) - 1) * size
     corners = np.array(np.meshgrid(*[(-e / 2, e / 2) for e in extent], indexing="ij")).reshape(3, -1)
     reach = np.abs(turn.T @ corners).max(axis=1)
-    x, y, z = (int(n) for n in np.ceil(2 * reach).astype(int) + 1)
-    matrix = turn / size[:, None]
+    x, y, z = (int(n) for n in np.ceil(2 * reach / new).astype(int) + 1)
+    matrix = turn * new / size[:, None]
     offset = (np.asarray(shape) - 1) / 2 - matrix @ ((np.array([x, y, z]) - 1) / 2)
+    i, j, k = (float(value) for value in turn.T @ b0)
     a, b, c = shape
-    return Frame(matrix, offset, (x, y, z), (a, b, c))
+    return Frame(matrix, offset, (x, y, z), learned[nearest], (i, j, k), (a, b, c))
 
 
 def into(field: Tensor, mask: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:

@@ -3,16 +3,25 @@
 They work in the scan's own frame, with its own dipole model, so any direction of B0 and any voxel size is theirs.
 """
 
+import hashlib
+import json
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from chimap import losses
 from chimap.arrays import Mask, Shape, Volume
+from chimap.errors import InputError
 from chimap.linalg import bounding_box
 from chimap.networks.apply import predict
+from chimap.networks.checkpoint import optimiser_tensors, restore_optimiser
 from chimap.networks.unet import UQSM, UQSM_PLUS, UNet, UNetShape
 from chimap.physics.dipole import DipoleModel
 from chimap.physics.random_sources import perturbation_map
@@ -21,6 +30,9 @@ INPUT_SCALE, OUTPUT_SCALE = 100.0, 0.03
 """Field [ppm] to the network's input, and its output to chi [ppm], as in uQSM's code."""
 MARGIN = 8
 """Voxels of zeros around the mask."""
+
+CHECKPOINT_EVERY = 25
+"""Steps between two states that are kept."""
 
 Progress = Callable[[int, int], None]
 
@@ -37,6 +49,7 @@ def deep_image_prior(
     variation: float = 1e-3,
     seed: int = 0,
     progress: Progress | None = None,
+    checkpoint: Path | None = None,
 ) -> Volume:
     """Fit an untrained U-Net to the one field and stop before it fits the noise: NDI + w TV, `iterations` steps.
 
@@ -51,9 +64,13 @@ def deep_image_prior(
         variation: Weight of the total variation, of chi over 0.03 ppm per voxel.
         seed: Of the network's first weights.
         progress: Called with step and steps.
+        checkpoint: File that keeps the state every `CHECKPOINT_EVERY` steps; where it exists, it is gone on from.
 
     Returns:
         chi [ppm], zero outside the mask.
+
+    Raises:
+        InputError: The checkpoint is of another scan or other settings.
 
     References:
         Ulyanov et al. 2018, doi:10.1109/CVPR.2018.00984; as a comparator of uQSM: Liu and Koch 2020,
@@ -61,15 +78,16 @@ def deep_image_prior(
     """
     shape = UNetShape(inputs=2, base=base, norm=UQSM.norm, slope=UQSM.slope, last_kernel=UQSM.last_kernel)
     scan = _Scan.of(local_field, mask, dipole, weight)
-    network = _network(shape, seed, local_field.device)
-    optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate)
-    for step in range(iterations):
-        chi = _predict(network, scan.field, scan.mask)
-        loss = _unsupervised(chi, scan, scan.dipole, variation)
-        _step(optimiser, loss, network)
+    fit = _Fit.begun(shape, seed, local_field.device)
+    about = {"method": "dip", "base": base, "learning_rate": learning_rate, "variation": variation, "seed": seed}
+    fit.go_on_from(checkpoint, scan, about)
+    while fit.step < iterations:
+        chi = _predict(fit.network, scan.field, scan.mask)
+        fit.learn(_unsupervised(chi, scan, scan.dipole, variation), learning_rate)
+        fit.keep(checkpoint, scan, about)
         if progress is not None:
-            progress(step + 1, iterations)
-    return scan.chi(network)
+            progress(fit.step, iterations)
+    return scan.chi(fit.network)
 
 
 def zero_shot_uqsm_plus(
@@ -89,6 +107,7 @@ def zero_shot_uqsm_plus(
     tolerance: float = 0.002,
     seed: int = 0,
     progress: Progress | None = None,
+    checkpoint: Path | None = None,
 ) -> Volume:
     """uQSM+ trained on the one scan: on patches with added sources, then on the whole field without.
 
@@ -111,47 +130,51 @@ def zero_shot_uqsm_plus(
         tolerance: Least relative gain in ten steps.
         seed: Of weights, patches and sources.
         progress: Called with step and steps.
+        checkpoint: File that keeps the state every `CHECKPOINT_EVERY` steps; where it exists, it is gone on from.
 
     Returns:
         chi [ppm], zero outside the mask.
+
+    Raises:
+        InputError: The checkpoint is of another scan or other settings.
 
     References:
         Liu, Improved Model-based Learning with Data Augmentation for QSM.
     """
     shape = UNetShape(inputs=UQSM_PLUS.inputs, base=base, slope=UQSM_PLUS.slope)
     scan = _Scan.of(local_field, mask, dipole, weight)
-    network = _network(shape, seed, local_field.device)
-    optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate)
-    generator = torch.Generator(local_field.device).manual_seed(seed)
     x, y, z = (min(patch, n) for n in scan.field.shape[1:])
     small = DipoleModel((x, y, z), dipole.voxel_size, dipole.b0_direction, padding=[n // 2 for n in (x, y, z)])
     small = small.to(local_field.device)
-    total = patch_steps + full_steps
-    for step in range(patch_steps):
-        part = scan.patch((x, y, z), generator)
-        source, inside = perturbation_map((x, y, z), dipole.voxel_size, generator=generator, strength=strength)
+
+    def on_a_patch(fit: _Fit) -> Tensor:
+        part = scan.patch((x, y, z), fit.generator)
+        source, inside = perturbation_map((x, y, z), dipole.voxel_size, generator=fit.generator, strength=strength)
         fields = torch.cat([part.field, part.field + small(source)])
-        chi, perturbed = _predict(network, fields, part.mask.expand_as(fields)).chunk(2)
+        chi, perturbed = _predict(fit.network, fields, part.mask.expand_as(fields)).chunk(2)
         at, elsewhere = losses.consistency_losses(
             chi / OUTPUT_SCALE, perturbed / OUTPUT_SCALE, source[None] / OUTPUT_SCALE, inside[None], part.mask
         )
-        ramp = losses.consistency_weight(step / patch_steps)
-        loss = _unsupervised(chi, part, small, variation) + ramp * (at + elsewhere)
-        _step(optimiser, loss, network)
+        ramp = losses.consistency_weight(fit.step / patch_steps)
+        return _unsupervised(chi, part, small, variation) + ramp * (at + elsewhere)
+
+    fit = _Fit.begun(shape, seed, local_field.device)
+    about = {"method": "zs-uqsm+", "patch_steps": patch_steps, "patch": patch, "base": base, "strength": strength}
+    about |= {"learning_rate": learning_rate, "variation": variation, "full_variation": full_variation, "seed": seed}
+    fit.go_on_from(checkpoint, scan, about)
+    while fit.step < patch_steps + full_steps:
+        if fit.step < patch_steps:
+            fit.learn(on_a_patch(fit), learning_rate)
+        else:
+            chi = _predict(fit.network, scan.field, scan.mask)
+            fit.learn(_unsupervised(chi, scan, scan.dipole, full_variation), learning_rate / 5)
+        fit.keep(checkpoint, scan, about)
         if progress is not None:
-            progress(step + 1, total)
-    for group in optimiser.param_groups:
-        group["lr"] = learning_rate / 5
-    seen: list[float] = []
-    for step in range(full_steps):
-        loss = _unsupervised(_predict(network, scan.field, scan.mask), scan, scan.dipole, full_variation)
-        _step(optimiser, loss, network)
-        seen.append(float(loss.detach()))
-        if progress is not None:
-            progress(patch_steps + step + 1, total)
-        if len(seen) >= 20 and sum(seen[-10:]) > (1 - tolerance) * sum(seen[-20:-10]):
+            progress(fit.step, patch_steps + full_steps)
+        whole = fit.losses[patch_steps:]
+        if len(whole) >= 20 and sum(whole[-10:]) > (1 - tolerance) * sum(whole[-20:-10]):
             break
-    return scan.chi(network)
+    return scan.chi(fit.network)
 
 
 class _Scan:
@@ -188,6 +211,13 @@ class _Scan:
         assert best is not None
         return _Scan(self.field[best], self.mask[best], self.weight[best], self.dipole)
 
+    def fingerprint(self) -> str:
+        """Of all that the fit depends on beside its settings."""
+        parts = [self.field, self.mask, self.weight]
+        data = b"".join(part.cpu().contiguous().numpy().tobytes() for part in parts)
+        frame = f"{self.dipole.voxel_size} {self.dipole.b0_direction}".encode()
+        return hashlib.sha256(data + frame).hexdigest()
+
     @torch.no_grad()
     def chi(self, network: nn.Module) -> Volume:
         """What the network finds, on the grid of the scan."""
@@ -197,11 +227,64 @@ class _Scan:
         return chi
 
 
-def _network(shape: UNetShape, seed: int, device: torch.device) -> UNet:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = UNet(shape)
-    return network.to(device)
+@dataclass
+class _Fit:
+    """A network that learns, and all that decides how it goes on."""
+
+    network: UNet
+    optimiser: torch.optim.Optimizer
+    generator: torch.Generator
+    losses: list[float]
+
+    @property
+    def step(self) -> int:
+        return len(self.losses)
+
+    @staticmethod
+    def begun(shape: UNetShape, seed: int, device: torch.device) -> "_Fit":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = UNet(shape)
+        network = network.to(device)
+        return _Fit(network, torch.optim.Adam(network.parameters()), torch.Generator(device).manual_seed(seed), [])
+
+    def learn(self, loss: Tensor, rate: float) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if math.isfinite(float(nn.utils.clip_grad_norm_(self.network.parameters(), 1.0))):
+            self.optimiser.step()
+        self.losses.append(float(loss.detach()))
+
+    def keep(self, file: Path | None, scan: "_Scan", settings: Mapping[str, object]) -> None:
+        if file is None or self.step % CHECKPOINT_EVERY:
+            return
+        tensors = {f"network.{name}": value.contiguous().cpu() for name, value in self.network.state_dict().items()}
+        tensors |= {f"optimiser.{name}": value for name, value in optimiser_tensors(self.optimiser).items()}
+        tensors["generator"] = self.generator.get_state()
+        about = {"scan": scan.fingerprint(), "settings": json.dumps(settings), "losses": json.dumps(self.losses)}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        hidden = file.with_name(f"{file.name}.new")
+        save_file(tensors, hidden, about)
+        os.replace(hidden, file)
+
+    def go_on_from(self, file: Path | None, scan: "_Scan", settings: Mapping[str, object]) -> None:
+        if file is None or not file.exists():
+            return
+        with safe_open(file, framework="pt") as content:
+            about = content.metadata()
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+        if about["scan"] != scan.fingerprint() or json.loads(about["settings"]) != settings:
+            raise InputError(f"{file} keeps a fit to another scan or with other settings: {about['settings']}")
+        self.network.load_state_dict(_under("network.", tensors))
+        restore_optimiser(self.optimiser, _under("optimiser.", tensors))
+        self.generator.set_state(tensors["generator"])
+        self.losses = json.loads(about["losses"])
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _predict(network: nn.Module, field: Tensor, mask: Tensor) -> Tensor:
@@ -211,10 +294,3 @@ def _predict(network: nn.Module, field: Tensor, mask: Tensor) -> Tensor:
 def _unsupervised(chi: Tensor, scan: _Scan, dipole: DipoleModel, variation: float) -> Tensor:
     fidelity = losses.nonlinear_field_loss(chi, scan.field, scan.mask, scan.weight, dipole, radians=INPUT_SCALE)
     return fidelity + variation * losses.total_variation_loss(chi / OUTPUT_SCALE)
-
-
-def _step(optimiser: torch.optim.Optimizer, loss: Tensor, network: nn.Module) -> None:
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    if math.isfinite(float(nn.utils.clip_grad_norm_(network.parameters(), 1.0))):
-        optimiser.step()

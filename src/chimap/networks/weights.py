@@ -9,11 +9,13 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from chimap.arrays import Triple
 from chimap.errors import InputError
 from chimap.networks.unet import UNet, UNetShape
 
 FOLDER = Path(__file__).parents[1] / "weights"
 SUMS = "SHA256SUMS"
+SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,16 @@ class Trained:
         input_scale: The field [ppm] is multiplied by this before the network.
         output_scale: What the network gives is multiplied by this [ppm].
         recipe: Its name.
+        voxel_sizes: That it has learned with [mm].
+        tilt: Largest angle between B0 and the grid's z in what it has learned [rad].
     """
 
     network: UNet
     input_scale: float
     output_scale: float
     recipe: str
+    voxel_sizes: tuple[Triple, ...]
+    tilt: float
 
 
 @lru_cache(maxsize=4)
@@ -44,11 +50,11 @@ def load_trained(name: str, folder: Path = FOLDER) -> Trained:
     Raises:
         InputError: There are no such weights, or the file is not the one that was published.
     """
-    path = folder / f"{name}.safetensors"
+    path = folder / f"{name}{SUFFIX}"
     lines = [line.split() for line in (folder / SUMS).read_text().splitlines() if line.strip()]
     sums = {file: total for total, file in lines}
     if not path.exists() or path.name not in sums:
-        have = ", ".join(sorted(file.removesuffix(".safetensors") for file in sums)) or "none"
+        have = ", ".join(sorted(file.removesuffix(SUFFIX) for file in sums)) or "none"
         raise InputError(f"there are no weights of {name!r} in {folder}; there are {have}")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != sums[path.name]:
@@ -68,6 +74,8 @@ def read_trained(path: Path) -> Trained:
     try:
         with safe_open(path, framework="pt") as file:
             settings = json.loads(file.metadata()["settings"])
+            samples = settings["samples"]
+            sizes = tuple((x, y, z) for x, y, z in samples["voxel_sizes"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} holds no weights of a chimap network: {error}") from None
@@ -76,4 +84,11 @@ def read_trained(path: Path) -> Trained:
     network.load_state_dict(floats)
     network.eval().requires_grad_(False)
     network = network.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
-    return Trained(network, settings["input_scale"], settings["output_scale"], settings["recipe"])
+    return Trained(
+        network,
+        input_scale=settings["input_scale"],
+        output_scale=settings["output_scale"],
+        recipe=settings["recipe"],
+        voxel_sizes=sizes,
+        tilt=samples["tilt"],
+    )

@@ -1,7 +1,9 @@
 """Samples from measured local fields, of one's own scans: with chi for every recipe, without for uQSM and uQSM+."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +34,14 @@ class MeasuredField:
     magnitude: Tensor | None
     voxel_size: Triple
     b0_direction: Triple
+
+
+def frames_of(scans: Sequence[MeasuredField]) -> dict[str, Any]:
+    """Voxel sizes and tilt of the scans, as `SampleSettings` has them: validation is drawn alike, and a network that
+    learned from them is used in their frame.
+    """
+    along_z = min(abs(scan.b0_direction[2]) for scan in scans)
+    return {"voxel_sizes": tuple(dict.fromkeys(scan.voxel_size for scan in scans)), "tilt": math.acos(min(along_z, 1))}
 
 
 def draw_crops(scans: Sequence[MeasuredField], settings: SampleSettings, seeds: Sequence[int]) -> Sample:

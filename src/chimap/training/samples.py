@@ -51,6 +51,8 @@ class SampleSettings:
         invert: Probability that chi changes sign.
         scale_positive: Factor for chi's positive part, as QSMnet+ has from 1 to 4; drawn in half of the samples.
         blobs: Mean number of haemorrhages and calcifications in a sample.
+        haemorrhage: Of their chi [ppm].
+        calcification: Of their -chi [ppm].
         spread: Of the values around the literature's.
         bend: SD of the elastic deformation [mm].
         least_brain: Share of the grid that the brain fills at least, about.
@@ -71,6 +73,8 @@ class SampleSettings:
     invert: float = 0.0
     scale_positive: Range = (1.0, 1.0)
     blobs: float = 0.4
+    haemorrhage: Range = (0.4, 1.2)
+    calcification: Range = (0.2, 0.3)
     spread: float = 1.0
     bend: float = 2.0
     least_brain: float = 0.3
@@ -237,7 +241,13 @@ def _changed(head: Head, settings: SampleSettings, host: torch.Generator, genera
         chi, around = scaled_positive(chi, factor), scaled_positive(around, factor)
     r2star = head.r2star
     for _ in range(int(torch.poisson(torch.tensor(settings.blobs), generator=host))):
-        blob, _ = blob_source(head.shape, head.voxel_size, generator=generator)
+        blob, _ = blob_source(
+            head.shape,
+            head.voxel_size,
+            generator=generator,
+            positive=settings.haemorrhage,
+            negative=settings.calcification,
+        )
         chi, r2star = chi + blob, r2star + BLOB_R2STAR * blob.abs()
     return replace(
         head,

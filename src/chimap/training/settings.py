@@ -27,9 +27,11 @@ class Settings:
         optimiser: "adam" or "rmsprop".
         clip: Largest norm of the gradient, 0 for no limit.
         average: Weight of the past in the running average of the weights, which is what is validated and kept.
+        freeze_norm: Share of the steps after which batch normalisation keeps its running statistics.
         input_scale: The field [ppm] is multiplied by this before the network.
         output_scale: What the network gives is multiplied by this [ppm].
         weights: Of the parts of the loss, by name.
+        choices: What the recipe leaves open, by name.
         bf16: Convolutions in bfloat16.
         validate_every: Steps between validations.
         validation_samples: Drawn once, from the validation heads.
@@ -49,9 +51,11 @@ class Settings:
     optimiser: Literal["adam", "rmsprop"] = "adam"
     clip: float = 1.0
     average: float = 0.99
+    freeze_norm: float = 0.1
     input_scale: float = 100.0
     output_scale: float = 0.03
     weights: dict[str, float] = field(default_factory=dict)
+    choices: dict[str, str] = field(default_factory=dict)
     bf16: bool = True
     validate_every: int = 250
     validation_samples: int = 6
@@ -86,7 +90,9 @@ def changed(settings: Settings, assignments: Sequence[str]) -> Settings:
 def _changed(record: Any, path: list[str], value: str, text: str) -> Any:
     name = path[0]
     if isinstance(record, dict):
-        return {**record, name: _value(value, record.get(name, 0.0), text)}
+        if name not in record:
+            raise InputError(f"--set {text}: there is no {name!r} in this recipe; there are {', '.join(record)}")
+        return {**record, name: _value(value, record[name], text)}
     known = [one.name for one in fields(record)]
     if name not in known:
         raise InputError(f"--set {text}: there is no setting {name!r}; there are {', '.join(known)}")

@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 
 from chimap import metrics
 from chimap.errors import InputError
 from chimap.networks.apply import predict
+from chimap.networks.checkpoint import optimiser_tensors, restore_optimiser
 from chimap.networks.unet import UNet
 from chimap.simulation.labels import LabelMap
 from chimap.training.recipes.table import Recipe
@@ -105,7 +106,7 @@ def train(
         rate = learning_rate(step, settings)
         for group in state.optimiser.param_groups:
             group["lr"] = rate
-        network.train()
+        _ready(network, frozen_norm=step >= settings.freeze_norm * settings.steps)
         state.optimiser.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
             parts = recipe.loss(parallel, sample, settings, step, generator)
@@ -138,6 +139,18 @@ def train(
         if stop:
             break
     return output / "best.safetensors"
+
+
+def _ready(network: nn.Module, *, frozen_norm: bool) -> None:
+    """Training mode, but for the batch normalisation once its statistics are frozen.
+
+    A lesion makes a sample's field many times stronger, and the statistics of a small batch would divide that out: the
+    network would learn to give every lesion the same chi, and be used with other statistics than it learned with.
+    """
+    network.train()
+    for module in network.modules():
+        if frozen_norm and isinstance(module, nn.BatchNorm3d):
+            module.eval()
 
 
 def learning_rate(step: int, settings: Settings) -> float:
@@ -249,12 +262,7 @@ def _save(output: Path, state: State) -> None:
     save_file(
         {name: value.contiguous().cpu() for name, value in weights.items()}, hidden / "weights.safetensors", about
     )
-    moments = {
-        f"{index}.{name}": value.contiguous().cpu()
-        for index, entry in state.optimiser.state_dict()["state"].items()
-        for name, value in entry.items()
-    }
-    save_file(moments, hidden / "optimiser.safetensors")
+    save_file(optimiser_tensors(state.optimiser), hidden / "optimiser.safetensors")
     older = list(output.glob(f"{CHECKPOINT}*"))
     shutil.rmtree(place, ignore_errors=True)
     os.replace(hidden, place)
@@ -277,13 +285,7 @@ def _load(output: Path, state: State) -> None:
     )
     state.average = {n.removeprefix("average."): v for n, v in tensors.items() if n.startswith("average.")}
     state.step, state.best, state.seconds = int(about["step"]), float(about["best"]), float(about["seconds"])
-    moments: dict[int, dict[str, Tensor]] = {}
-    with safe_open(found[-1] / "optimiser.safetensors", framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118
-            index, _, kind = name.partition(".")
-            moments.setdefault(int(index), {})[kind] = file.get_tensor(name)
-    groups = state.optimiser.state_dict()["param_groups"]
-    state.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+    restore_optimiser(state.optimiser, load_file(found[-1] / "optimiser.safetensors"))
 
 
 def _trim_log(path: Path, step: int, rank: int) -> None:

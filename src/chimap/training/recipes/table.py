@@ -14,7 +14,7 @@ RECIPES: dict[str, str] = {
     "qsmnet": "chimap.training.recipes.qsmnet",
     "qsmnet+": "chimap.training.recipes.qsmnet_plus",
 }
-"""{name: module}; a module has `SIZES`, {size: Settings}, `loss` and `NEEDS_CHI`."""
+"""{name: module}; a module has `SIZES`, {size: Settings}, `loss`, `NEEDS_CHI`, and `CHOICES` where it leaves some."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,24 @@ class Recipe:
         sizes: {size: settings}.
         loss: (network, sample, settings, step, generator) -> {part: scalar}; "loss" is what is minimised.
         needs_chi: Whether it compares with a true chi.
+        choices: {name: values} that `Settings.choices` may have.
     """
 
     name: str
     sizes: dict[str, Settings]
     loss: Callable[..., dict[str, Any]]
     needs_chi: bool
+    choices: dict[str, tuple[str, ...]]
+
+    def check(self, settings: Settings) -> None:
+        """Refuse a choice that the recipe does not know.
+
+        Raises:
+            InputError: Says which there are.
+        """
+        for name, value in settings.choices.items():
+            if value not in self.choices[name]:
+                raise InputError(f"{self.name} knows no {name} {value!r}; there are {', '.join(self.choices[name])}")
 
 
 def find(name: str) -> Recipe:
@@ -43,4 +55,4 @@ def find(name: str) -> Recipe:
     if name not in RECIPES:
         raise InputError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
     module = importlib.import_module(RECIPES[name])
-    return Recipe(name, module.SIZES, module.loss, module.NEEDS_CHI)
+    return Recipe(name, module.SIZES, module.loss, module.NEEDS_CHI, getattr(module, "CHOICES", {}))

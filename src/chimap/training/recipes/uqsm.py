@@ -26,33 +26,49 @@ _GPU = Settings(
     input_scale=100.0,
     output_scale=0.03,
     weights={"variation": 1e-3},
+    choices={"fidelity": "nonlinear"},
 )
 NEEDS_CHI = False
+CHOICES = {"fidelity": ("nonlinear", "weighted", "linear")}
+"""The paper's NDI, WLDI and LDI."""
 SIZES = {"gpu": _GPU, "cpu": replace(_GPU, network=replace(UQSM, base=16), samples=SAMPLES, batch=2, steps=4000)}
 
 
 def loss(
     network: torch.nn.Module, sample: Sample, settings: Settings, step: int, generator: torch.Generator
 ) -> dict[str, Any]:
-    """NDI + w_variation TV, of what the network gives.
+    """Fidelity + w_variation TV, of what the network gives.
 
-    NDI compares exp(i r A chi) with exp(i r f), r being the input's scale: 100 rad/ppm, as in the authors' code, which
-    is about five times the phase of 25 ms at 3 T.
+    The fidelity is NDI, or WLDI or LDI in the paper's comparison. NDI compares exp(i r A chi) with exp(i r f), r being
+    the input's scale: 100 rad/ppm, as in the authors' code, which is about five times the phase of 25 ms at 3 T.
     """
-    field, weight = sample.measured_local_field, data_weight(sample)
-    chi = predict(network, field, sample.mask, input_scale=settings.input_scale, output_scale=settings.output_scale)
+    return loss_when_shown(sample.measured_local_field, network, sample, settings)
+
+
+def loss_when_shown(shown: Volume, network: torch.nn.Module, sample: Sample, settings: Settings) -> dict[str, Any]:
+    """The loss where the network sees a field that need not be the one it is compared with."""
+    chi = predict(network, shown, sample.mask, input_scale=settings.input_scale, output_scale=settings.output_scale)
     parts = {
-        "fidelity": fidelity(chi, field, weight, sample, radians=settings.input_scale),
+        "fidelity": fidelity(chi, sample.measured_local_field, data_weight(sample), sample, settings),
         "variation": losses.total_variation_loss(chi / settings.output_scale),
     }
     return {"loss": parts["fidelity"] + settings.weights["variation"] * parts["variation"], **parts}
 
 
-def fidelity(chi: Volume, field: Volume, weight: Tensor, sample: Sample, *, radians: float) -> Tensor:
-    """The nonlinear field loss of a batch, each sample with its own direction of B0."""
+def fidelity(chi: Volume, field: Volume, weight: Tensor, sample: Sample, settings: Settings) -> Tensor:
+    """The chosen field loss of a batch, each sample with its own direction of B0."""
+    kind = settings.choices["fidelity"]
+    compare = losses.nonlinear_field_loss if kind == "nonlinear" else losses.weighted_field_loss
+    if kind == "linear":
+        weight = torch.ones_like(weight)
     terms = [
-        losses.nonlinear_field_loss(
-            chi[i : i + 1], field[i : i + 1], sample.mask[i : i + 1], weight[i : i + 1], dipole, radians=radians
+        compare(
+            chi[i : i + 1],
+            field[i : i + 1],
+            sample.mask[i : i + 1],
+            weight[i : i + 1],
+            dipole,
+            radians=settings.input_scale,
         )
         for i, dipole in enumerate(dipoles(sample))
     ]
