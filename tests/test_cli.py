@@ -9,6 +9,7 @@ import torch
 
 from chimap import methods, metrics
 from chimap.cli import main
+from chimap.inversion import zero_shot
 from chimap.io.bids import write_megre
 from chimap.io.nifti import write_volume
 from chimap.simulation.acquisition import acquire
@@ -103,6 +104,8 @@ def test_the_wrong_sign_turns_chi_around(files, tmp_path, simulated):
 FEW = {"dip": ["iterations=30", "base=4", "learning_rate=8e-3"]}
 FEW["zs-uqsm+"] = ["patch_steps=60", "full_steps=20", "patch=24", "base=4", "learning_rate=4e-3", "variation=0.01"]
 
+FEW["fine"] = ["iterations=1"]
+
 
 @pytest.mark.parametrize("method", methods.names("inversion"))
 def test_invert_by_every_method(files, tmp_path, simulated, method):
@@ -124,6 +127,29 @@ def test_invert_by_every_method(files, tmp_path, simulated, method):
     record = json.loads((tmp_path / "new" / "chi.json").read_text())
     assert record["method"] == method and record["units"] == "ppm"
     np.testing.assert_allclose(record["B0 direction (voxel axes)"], scan.b0_direction, atol=1e-4)
+
+
+def test_a_stopped_fit_goes_on(files, tmp_path, monkeypatch, capsys):
+    folder, _ = files
+    output, calls = tmp_path / "new" / "chi.nii.gz", []
+    arguments = ["invert", "--local-field", str(folder / "field.nii.gz"), "--mask", str(folder / "mask.nii.gz")]
+    arguments += ["--output", str(output), "--method", "dip", "--set", "dip.iterations=40", "--set", "dip.base=2"]
+    learn = zero_shot._Fit.learn
+
+    def learn_until(fit, *rest):
+        calls.append(fit.step)
+        if len(calls) == 30:
+            raise KeyboardInterrupt
+        learn(fit, *rest)
+
+    monkeypatch.setattr(zero_shot._Fit, "learn", learn_until)
+    assert main(arguments) != 0
+    assert not output.exists()
+    assert main([*arguments, "--resume"]) == 0
+    assert calls[30:] == list(range(25, 40))
+    assert sorted(path.name for path in output.parent.iterdir()) == ["chi.json", "chi.nii.gz"]
+    assert main([*arguments[:-5], "tv", "--resume"]) == 2
+    assert "tv does not" in capsys.readouterr().err
 
 
 def test_a_field_in_hertz_and_one_in_radians_give_the_same_chi(files, tmp_path):

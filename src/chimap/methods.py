@@ -41,6 +41,11 @@ class Method:
     slow: bool = False
     weights: str | None = None
 
+    @property
+    def label(self) -> str:
+        """The name for a record: of a file, no folders."""
+        return self.name.rsplit("/", 1)[-1]
+
     def load(self) -> Callable[..., Any]:
         """Import the function."""
         module, function = self.function.split(":")

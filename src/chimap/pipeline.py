@@ -120,6 +120,9 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
             method=plan.inversion,
             settings=plan.settings,
         )
+        resampled = note_on_frame(chosen["inversion"], scan.voxel_size, scan.b0_direction, scan.shape)
+        if resampled is not None:
+            notes.append(resampled)
         if plan.reference == "mask":
             shift = float(chi[mask].mean())
             chi = torch.where(mask, chi - shift, chi)
@@ -177,6 +180,15 @@ def invert(
     more = {name: value for name, value in more.items() if value is not None and found.takes(name)}
     chosen = {**(settings or {}), found.name: {**(settings or {}).get(found.name, {}), **more}}
     return methods.call(found, chosen, *arguments)
+
+
+def note_on_frame(method: methods.Method, voxel_size: Triple, b0_direction: Triple, shape: Shape) -> str | None:
+    """What a network's frame did to a scan, as a sentence; None where nothing, or where there is no network."""
+    if method.weights is None:
+        return None
+    from chimap.inversion.learned import how_resampled
+
+    return how_resampled(method.weights, voxel_size, b0_direction, shape)
 
 
 MARGIN = 10.0  # mm between the mask and its own periodic image

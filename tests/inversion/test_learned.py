@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from chimap.errors import InputError
 from chimap.inversion.learned import by_network, frame_of, into, out_of
 from chimap.networks.unet import UNet, UNetShape
-from chimap.networks.weights import load_trained, read_trained
+from chimap.networks.weights import load_trained, packed, read_trained, unpacked
 from chimap.physics.dipole import DipoleModel
 from chimap.physics.sources import sphere, sphere_field
 
@@ -89,6 +89,23 @@ def test_weights_of_a_training_are_an_inversion(weights):
     chi = by_network(field, mask, dipole, weights=weights)
     assert chi.shape == shape and not chi[~mask].any() and chi[mask].std() > 0
     torch.testing.assert_close(by_network(2 * field, mask, dipole, weights=weights), 2 * chi, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("bits", "accuracy"), [(8, 1 / 250), (16, 1 / 2000)])
+def test_stored_weights_are_the_weights_but_for_their_bits(bits, accuracy):
+    torch.manual_seed(0)
+    weights = UNet(UNetShape(base=2, levels=3, norm=True, up="deconvolution")).state_dict()
+    small = packed(weights, bits)
+    again = unpacked(small)
+    assert again.keys() == weights.keys()
+    for name, value in weights.items():
+        largest = value.abs().flatten(1).amax(1) if value.ndim > 1 else value.abs()
+        difference = (again[name] - value).abs()
+        difference = difference.flatten(1).amax(1) if value.ndim > 1 else difference
+        assert bool((difference <= accuracy * largest + 1e-7).all())
+    assert sum(value.nbytes for value in small.values()) < (0.45 if bits == 8 else 0.55) * sum(
+        value.nbytes for value in weights.values()
+    )
 
 
 def test_what_is_no_weights_file_is_refused(weights, tmp_path):

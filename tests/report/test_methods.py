@@ -66,3 +66,8 @@ def test_values_are_written_for_readers():
         "automatic",
         "auto",
     ]
+
+
+def test_a_network_of_ones_own_is_named_without_its_folders(scan, maps):
+    text = methods_paragraph(scan, maps, Plan(inversion="/home/somebody/run/best.safetensors"))
+    assert "own training (best.safetensors)" in text and "somebody" not in text

@@ -17,9 +17,10 @@ from chimap.cli import main
 from chimap.errors import InputError
 from chimap.io.nifti import write_volume
 from chimap.networks.unet import UNet
-from chimap.networks.weights import read_trained
+from chimap.networks.weights import load_trained, read_trained
 from chimap.simulation.labels import write_packed
 from chimap.training.augmentation import flipped
+from chimap.training.publish import publish
 from chimap.training.recipes.fields import dipoles
 from chimap.training.recipes.table import RECIPES, find
 from chimap.training.samples import draw_batch
@@ -262,7 +263,7 @@ def one_loss(recipe, settings, sample):
     return float(find(recipe).loss(network, sample, settings, 10, torch.Generator().manual_seed(1))["loss"].detach())
 
 
-@pytest.mark.parametrize("recipe", ["uqsm", "uqsm+"])
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_every_choice_is_another_loss(recipe, label_map):
     settings = tiny(recipe, "weights.noise=0.02") if recipe == "uqsm+" else tiny(recipe)
     sample = draw_batch([label_map], settings.samples, [0, 1])
@@ -319,4 +320,16 @@ def test_a_network_of_ones_own_scans_is_used_in_their_frame(label_map, tmp_path)
     assert main([*invert, "--set", f"{weights}.refinement=1"]) == 0
     record = json.loads((tmp_path / "chi.json").read_text())
     assert record["method"] == "best.safetensors" and record["parameters"]["refinement"] == 1
-    assert str(tmp_path) not in json.dumps(record)
+    assert record["frame"] == "the scan's own" and str(tmp_path) not in json.dumps(record)
+
+
+def test_published_weights_are_checked_and_say_where_they_come_from(label_map, tmp_path, capsys):
+    write_packed(tmp_path / "heads.npz", [label_map, label_map])
+    command = ["train", "qsmnet", "--data", str(tmp_path / "heads.npz"), "--output", str(tmp_path / "run")]
+    assert main([*command, "--steps", "2", *(part for text in TINY for part in ("--set", text))]) == 0
+    path = publish(tmp_path / "run", "mine", tmp_path / "weights")
+    assert sorted(one.name for one in path.parent.iterdir()) == ["SHA256SUMS", "mine.md", "mine.safetensors"]
+    assert load_trained("mine", path.parent).recipe == "qsmnet"
+    card = (path.parent / "mine.md").read_text()
+    assert "Stored** in" in card and "chimap train qsmnet --data heads.npz" in card
+    assert str(tmp_path) not in card

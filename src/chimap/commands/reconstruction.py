@@ -101,34 +101,41 @@ def invert(
         checks.same_grid(str(magnitude), weight.shape, magnitude_affine, str(local_field), field.shape, affine)
     if not resume:
         checkpoint.unlink(missing_ok=True)
-    with progress() as begin:
-        begin(f"inversion: {method}", 1)
-        chi = pipeline.invert(
-            field,
-            inside,
-            size,
-            b0,
-            magnitude=weight,
-            method=method,
-            settings=settings,
-            on_step=lambda step, steps: begin(f"{method}: step {step} of {steps}", steps + 1),
-            checkpoint=checkpoint,
-        )
+    try:
+        with progress() as begin:
+            begin(f"inversion: {method}", 1)
+            chi = pipeline.invert(
+                field,
+                inside,
+                size,
+                b0,
+                magnitude=weight,
+                method=method,
+                settings=settings,
+                on_step=lambda step, steps: begin(f"{method}: step {step} of {steps}", steps + 1),
+                checkpoint=checkpoint,
+            )
+    except KeyboardInterrupt:
+        if checkpoint.exists():
+            tell([f"{method} can go on: give the same command with --resume"])
+        raise
     if reference == "mask":
         chi = torch.where(inside, chi - chi[inside].mean(), chi)
     record = {
         "command": [Path(part).name if "/" in part else part for part in command],
-        "method": Path(method).name,
+        "method": found.label,
         "reference": found.reference,
         "parameters": {**found.parameters(), **settings.get(method, {})},
         "units": "ppm",
         "chi is relative to": "its mean in the mask" if reference == "mask" else "zero sum over the whole grid",
         "voxel size [mm]": size,
         "B0 direction (voxel axes)": b0,
+        "frame": pipeline.note_on_frame(found, size, b0, (field.shape[0], field.shape[1], field.shape[2]))
+        or "the scan's own",
         "versions": versions(),
     }
     with whole_file(output) as target:
-        nifti.write_volume(target, chi, affine, description=f"chi [ppm], {Path(method).name}")
+        nifti.write_volume(target, chi, affine, description=f"chi [ppm], {found.label}")
     with whole_file(output.with_name(output.name.split(".nii")[0] + ".json")) as target:
         target.write_text(json.dumps(record, indent=2, default=str) + "\n")
     checkpoint.unlink(missing_ok=True)
@@ -154,7 +161,7 @@ def write_maps(
     from chimap.report.provenance import write_provenance
 
     volumes = {
-        "chi": (maps.chi, f"chi [ppm], {plan.inversion}"),
+        "chi": (maps.chi, f"chi [ppm], {Path(plan.inversion).name}"),
         "total_field": (maps.total_field, "total field [ppm]"),
         "local_field": (maps.local_field, f"local field [ppm], {plan.background}"),
         "mask": (maps.mask, "where chi is valid"),

@@ -39,6 +39,7 @@ def by_network(
     *,
     weights: str | Path,
     refinement: int = 0,
+    bf16: bool = False,
 ) -> Volume:
     """chi by a network that has learned.
 
@@ -49,6 +50,7 @@ def by_network(
         weight: Of the data in a refinement; the mask if None.
         weights: Name of those that come with the package, such as "uqsm+", or the best.safetensors of a training.
         refinement: So many steps of uQSM+'s own loss on this scan edit the weights first.
+        bf16: Convolutions of the pass that gives chi in bfloat16: faster, and less exact (benchmarks/inference.py).
 
     Returns:
         chi [ppm], zero outside the mask.
@@ -61,7 +63,7 @@ def by_network(
         Augmentation for QSM. QSMnet: Yoon et al. 2018, doi:10.1016/j.neuroimage.2018.06.030. QSMnet+: Jung et al.
         2020, doi:10.1016/j.neuroimage.2020.116619.
     """
-    return invert(local_field, mask, dipole, _found(weights), weight=weight, refinement=refinement)
+    return invert(local_field, mask, dipole, _found(weights), weight=weight, refinement=refinement, bf16=bf16)
 
 
 def fine(
@@ -110,6 +112,7 @@ def invert(
     refinement: int = 0,
     learning_rate: float = 1e-4,
     variation: float = 4e-3,
+    bf16: bool = False,
 ) -> Volume:
     """chi [ppm] of a local field [ppm] by a trained network, in the frame that it knows.
 
@@ -122,6 +125,7 @@ def invert(
         refinement: Steps on this scan.
         learning_rate: Of them.
         variation: Weight of the total variation in them.
+        bf16: Convolutions of the pass that gives chi in bfloat16.
     """
     frame = frame_of(
         dipole.voxel_size, dipole.b0_direction, tuple(local_field.shape), trained.voxel_sizes, trained.tilt
@@ -141,7 +145,7 @@ def invert(
             local_field.device
         )
     chi = torch.zeros_like(field)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(field.device.type, torch.bfloat16, enabled=bf16):
         chi[box] = _predict(network, part, part_mask, trained)[0]
     if frame is not None:
         chi = out_of(chi, inside, frame)
@@ -241,6 +245,22 @@ def frame_of(
     i, j, k = (float(value) for value in turn.T @ b0)
     a, b, c = shape
     return Frame(matrix, offset, (x, y, z), learned[nearest], (i, j, k), (a, b, c))
+
+
+def how_resampled(weights: str | Path, voxel_size: Triple, b0_direction: Triple, shape: Shape) -> str | None:
+    """A sentence for the report on what a network needs of a scan; None where the scan is as the network knows it."""
+    known = _found(weights)
+    frame = frame_of(voxel_size, b0_direction, shape, known.voxel_sizes, known.tilt)
+    if frame is None:
+        return None
+    size = " x ".join(f"{edge:.3g}" for edge in frame.voxel_size)
+    b0 = np.asarray(b0_direction) / np.linalg.norm(b0_direction)
+    angle = math.degrees(math.acos(min(abs(float(b0 @ np.asarray(frame.b0_direction))), 1.0)))
+    turned = f"turned by {angle:.0f} degrees and " if angle > 1 else ""
+    return (
+        f"The network has learned with other voxels or directions of B0: the local field was {turned}resampled to "
+        f"voxels of {size} mm, and chi brought back, which blurs a little."
+    )
 
 
 def into(field: Tensor, mask: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from chimap.arrays import Triple
 from chimap.errors import InputError
@@ -16,6 +19,8 @@ from chimap.networks.unet import UNet, UNetShape
 FOLDER = Path(__file__).parents[1] / "weights"
 SUMS = "SHA256SUMS"
 SUFFIX = ".safetensors"
+SCALE = ".scale"
+"""Ends the name of the scales of a tensor in 8 bits: one for each of its first index."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,7 @@ def read_trained(path: Path) -> Trained:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} holds no weights of a chimap network: {error}") from None
     network = UNet(UNetShape(**settings["network"]))
-    floats = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
-    network.load_state_dict(floats)
+    network.load_state_dict(unpacked(weights))
     network.eval().requires_grad_(False)
     network = network.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
     return Trained(
@@ -92,3 +96,31 @@ def read_trained(path: Path) -> Trained:
         voxel_sizes=sizes,
         tilt=samples["tilt"],
     )
+
+
+def packed(weights: Mapping[str, Tensor], bits: Literal[8, 16]) -> dict[str, Tensor]:
+    """Weights as they are stored: in float16, or those of convolutions in 8 bits with a scale for each first index."""
+    small: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        if not value.is_floating_point():
+            small[name] = value
+        elif bits == 8 and value.ndim > 1:
+            scale = value.abs().flatten(1).amax(dim=1).clamp_min(1e-12) / 127
+            small[name] = (value / scale.reshape(-1, *[1] * (value.ndim - 1))).round().to(torch.int8)
+            small[name + SCALE] = scale.float()
+        else:
+            small[name] = value.half()
+    return small
+
+
+def unpacked(small: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in float32 of what `packed` made."""
+    weights: dict[str, Tensor] = {}
+    for name, value in small.items():
+        if name.endswith(SCALE):
+            continue
+        scale = small.get(name + SCALE)
+        if scale is not None:
+            value = value * scale.reshape(-1, *[1] * (value.ndim - 1))
+        weights[name] = value.float() if value.is_floating_point() else value
+    return weights

@@ -95,7 +95,7 @@ def methods_paragraph(scan: Scan, maps: Maps, plan: Plan) -> str:
     def named(stage: Stage) -> str:
         row = by_stage[stage]
         cited = "".join(f" [{numbers[paper]}]" for paper in _papers(row.method))
-        return f"{_NAMES.get(row.method.name, row.method.name)}{cited}{_in_brackets(row)}"
+        return f"{_name(row.method)}{cited}{_in_brackets(row)}"
 
     echoes = len(scan.echo_times)
     b0 = ", ".join(f"{component:.3f}" for component in scan.b0_direction)
@@ -132,6 +132,12 @@ def methods_paragraph(scan: Scan, maps: Maps, plan: Plan) -> str:
     else:
         sentences.append("It is given as the inversion yields it, without a reference region.")
     return " ".join(sentences)
+
+
+def _name(method: Method) -> str:
+    if method.weights == method.name and method.name not in _NAMES:
+        return f"a network of the authors' own training ({method.label})"
+    return _NAMES.get(method.name, method.name)
 
 
 def _acquisition(scan: Scan) -> str:

@@ -98,7 +98,7 @@ def write_report(
         paragraph=methods_paragraph(scan, maps, plan),
         references=references(used),
         settings=[
-            (row.method.stage, row.method.name, name.replace("_", " "), shown(value), name in row.changed)
+            (row.method.stage, row.method.label, name.replace("_", " "), shown(value), name in row.changed)
             for row in used
             for name, value in row.parameters.items()
         ],

@@ -55,7 +55,7 @@ def provenance(
         "chi_reference": plan.reference,
         "methods": {
             row.method.stage: {
-                "name": row.method.name,
+                "name": row.method.label,
                 "reference": row.method.reference,
                 "parameters": {name: _plain(value) for name, value in row.parameters.items()},
                 "changed_from_default": {name: _plain(value) for name, value in row.changed.items()},

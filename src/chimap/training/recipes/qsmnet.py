@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from chimap.networks.unet import QSMNET
+from chimap.training.recipes.supervised import CHOICES as CHOICES
 from chimap.training.recipes.supervised import loss as loss
 from chimap.training.samples import SampleSettings
 from chimap.training.settings import Settings
@@ -19,6 +20,7 @@ _GPU = Settings(
     input_scale=90.0,
     output_scale=0.028,
     weights={"model": 0.5, "gradient": 0.1},
+    choices={"gradient": "axes"},
 )
 NEEDS_CHI = True
 # A level less and twice the width of what a fifth level would allow: as many parameters, and a CPU's vectors are full

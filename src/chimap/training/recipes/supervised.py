@@ -11,6 +11,9 @@ from chimap.training.recipes.fields import dipoles
 from chimap.training.samples import Sample
 from chimap.training.settings import Settings
 
+CHOICES = {"gradient": ("axes", "neighbours")}
+"""As the paper prints it, or as its code has it."""
+
 
 def loss(
     network: torch.nn.Module, sample: Sample, settings: Settings, step: int, generator: torch.Generator
@@ -37,11 +40,17 @@ def loss(
     parts = {
         "chi": losses.masked_l1(found, truth, sample.mask) / unit,
         "model": _field_loss(found - truth, sample) / unit,
-        "gradient": losses.gradient_l1(found, truth, sample.mask) / unit,
+        "gradient": _gradient_loss(found, truth, sample, settings) / unit,
     }
     weights = settings.weights
     total = parts["chi"] + weights["model"] * parts["model"] + weights["gradient"] * parts["gradient"]
     return {"loss": total, **parts}
+
+
+def _gradient_loss(found: Tensor, truth: Tensor, sample: Sample, settings: Settings) -> Tensor:
+    if settings.choices.get("gradient") == "neighbours":
+        return losses.neighbour_l1(found, truth)
+    return losses.gradient_l1(found, truth, sample.mask)
 
 
 def _field_loss(difference: Tensor, sample: Sample) -> Tensor:
