@@ -1,8 +1,9 @@
-"""Names of array shapes, used in signatures.
+"""Names of array shapes, and of a callback, used in signatures.
 
 Checked at run time under test only (jaxtyping with beartype); elsewhere they are plain tensors.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from torch import Tensor
@@ -25,3 +26,5 @@ else:
 
 Triple: TypeAlias = tuple[float, float, float]
 Shape: TypeAlias = tuple[int, int, int]
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with step and steps by what takes long."""

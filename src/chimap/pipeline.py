@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from chimap import methods
-from chimap.arrays import Mask, Shape, Triple, Volume
+from chimap.arrays import Mask, Progress, Shape, Triple, Volume
 from chimap.errors import InputError
 from chimap.fields import echoes
 from chimap.fields.mask import drop_noisy, erode
@@ -153,7 +153,7 @@ def invert(
     magnitude: Volume | None = None,
     method: str = "tv",
     settings: Mapping[str, Mapping[str, Any]] | None = None,
-    on_step: Callable[[int, int], None] | None = None,
+    on_step: Progress | None = None,
     checkpoint: Path | None = None,
 ) -> Volume:
     """chi [ppm] of a local field [ppm], both (x, y, z), by a method named in `chimap.methods`.

@@ -137,6 +137,7 @@ def test_names_beginnings_and_patterns_choose_cases():
     [
         (("--cases", "axail"), "no case is called 'axail'; there are axial-real"),
         (("--methods", "tkd", "vsharp"), "no method for the benchmark is called 'vsharp'; there are tkd"),
+        (("--methods", "none/best.safetensors"), "there is no file none/best.safetensors"),
         (("--shape", "4", "4", "4"), "needed three lengths"),
         (("--device", "abacus"), "--device abacus cannot be used"),
         (("--labels", "missing.npz"), "missing.npz does not exist"),

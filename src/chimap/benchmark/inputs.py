@@ -76,17 +76,21 @@ ENTRIES: dict[str, Entry] = {"inversion": Entry(TRACKS, _invert)}
 
 
 def chosen(names: list[str] | None) -> list[methods.Method]:
-    """Methods by name, in the order of the table; all that can take part and are not slow if None.
+    """Methods by name, in the order of the table, then weights files; all that can take part and are not slow if None.
 
     Raises:
         InputError: A name that no such method has.
     """
     known = [method for method in methods.METHODS if method.stage in ENTRIES]
     listed = [method.name for method in known]
+    files = [name for name in dict.fromkeys(names or []) if name.endswith(".safetensors")]
     for name in names or []:
-        if name not in listed:
+        if name not in listed and name not in files:
             raise InputError(f"no method for the benchmark is called {name!r}; there are {', '.join(listed)}")
-    return [method for method in known if (not method.slow if names is None else method.name in names)]
+        if name in files and not Path(name).is_file():
+            raise InputError(f"there is no file {name}")
+    rows = [method for method in known if (not method.slow if names is None else method.name in names)]
+    return rows + [methods.find(name, "inversion") for name in files]
 
 
 def write_inputs(folder: Path, inputs: Inputs) -> None:

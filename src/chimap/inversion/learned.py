@@ -16,7 +16,7 @@ from scipy.ndimage import affine_transform, distance_transform_edt
 from torch import Tensor
 
 from chimap import losses
-from chimap.arrays import Mask, Shape, Triple, Volume
+from chimap.arrays import Mask, Progress, Shape, Triple, Volume
 from chimap.linalg import bounding_box
 from chimap.networks.apply import predict
 from chimap.networks.unet import UNet
@@ -40,6 +40,7 @@ def by_network(
     weights: str | Path,
     refinement: int = 0,
     bf16: bool = False,
+    progress: Progress | None = None,
 ) -> Volume:
     """chi by a network that has learned.
 
@@ -51,6 +52,7 @@ def by_network(
         weights: Name of those that come with the package, such as "uqsm+", or the best.safetensors of a training.
         refinement: So many steps of uQSM+'s own loss on this scan edit the weights first.
         bf16: Convolutions of the pass that gives chi in bfloat16: faster, and less exact (benchmarks/inference.py).
+        progress: Called with step and steps of a refinement.
 
     Returns:
         chi [ppm], zero outside the mask.
@@ -63,7 +65,9 @@ def by_network(
         Augmentation for QSM. QSMnet: Yoon et al. 2018, doi:10.1016/j.neuroimage.2018.06.030. QSMnet+: Jung et al.
         2020, doi:10.1016/j.neuroimage.2020.116619.
     """
-    return invert(local_field, mask, dipole, _found(weights), weight=weight, refinement=refinement, bf16=bf16)
+    return invert(
+        local_field, mask, dipole, _found(weights), weight=weight, refinement=refinement, bf16=bf16, progress=progress
+    )
 
 
 def fine(
@@ -75,6 +79,7 @@ def fine(
     weights: str | Path = "qsmnet+",
     iterations: int = 20,
     learning_rate: float = 1e-4,
+    progress: Progress | None = None,
 ) -> Volume:
     """chi by a network whose weights the fidelity of this one field edits: minimise |W m (A U(f) - f)|^2 over U.
 
@@ -92,6 +97,7 @@ def fine(
         refinement=iterations,
         learning_rate=learning_rate,
         variation=0.0,
+        progress=progress,
     )
 
 
@@ -113,6 +119,7 @@ def invert(
     learning_rate: float = 1e-4,
     variation: float = 4e-3,
     bf16: bool = False,
+    progress: Progress | None = None,
 ) -> Volume:
     """chi [ppm] of a local field [ppm] by a trained network, in the frame that it knows.
 
@@ -126,6 +133,7 @@ def invert(
         learning_rate: Of them.
         variation: Weight of the total variation in them.
         bf16: Convolutions of the pass that gives chi in bfloat16.
+        progress: Called with step and steps of the refinement.
     """
     frame = frame_of(
         dipole.voxel_size, dipole.b0_direction, tuple(local_field.shape), trained.voxel_sizes, trained.tilt
@@ -140,44 +148,29 @@ def invert(
     network = trained.network.to(local_field.device)
     part, part_mask = field[box][None], inside[box][None]
     if refinement > 0:
+        x, y, z = part.shape[1:]
+        model = DipoleModel((x, y, z), size, b0, padding=16).to(field.device)
         part_trust = (trust[box][None] / trust[inside].quantile(0.9)).clamp(0, 1)
-        network = _refined(trained, part, part_mask, part_trust, size, b0, refinement, learning_rate, variation).to(
-            local_field.device
-        )
+
+        def loss(chi: Tensor) -> Tensor:
+            fit = losses.weighted_field_loss(chi, part, part_mask, part_trust, model, radians=trained.input_scale)
+            return fit + variation * losses.total_variation_loss(chi / trained.output_scale)
+
+        network = copy.deepcopy(network)
+        optimiser = torch.optim.Adam(network.requires_grad_(True).parameters(), lr=learning_rate)
+        for step in range(refinement):  # in evaluation mode: statistics of a batch normalisation stay as learned
+            optimiser.zero_grad(set_to_none=True)
+            loss(_predict(network, part, part_mask, trained)).backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimiser.step()
+            if progress is not None:
+                progress(step + 1, refinement)
     chi = torch.zeros_like(field)
     with torch.no_grad(), torch.autocast(field.device.type, torch.bfloat16, enabled=bf16):
         chi[box] = _predict(network, part, part_mask, trained)[0]
     if frame is not None:
         chi = out_of(chi, inside, frame)
     return chi * mask
-
-
-def _refined(
-    trained: Trained,
-    field: Tensor,
-    mask: Tensor,
-    weight: Tensor,
-    voxel_size: Triple,
-    b0_direction: Triple,
-    steps: int,
-    learning_rate: float,
-    variation: float,
-) -> UNet:
-    """A copy of the network after a few steps on one field; statistics of a batch normalisation stay as learned."""
-    network = copy.deepcopy(trained.network).to(field.device).requires_grad_(True).eval()
-    x, y, z = field.shape[1:]
-    model = DipoleModel((x, y, z), voxel_size, b0_direction, padding=16).to(field.device)
-    optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate)
-    for _ in range(steps):
-        optimiser.zero_grad(set_to_none=True)
-        chi = _predict(network, field, mask, trained)
-        loss = losses.weighted_field_loss(chi, field, mask, weight, model, radians=trained.input_scale)
-        if variation:
-            loss = loss + variation * losses.total_variation_loss(chi / trained.output_scale)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-    return network.requires_grad_(False)
 
 
 def _predict(network: UNet, field: Tensor, mask: Tensor, trained: Trained) -> Tensor:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from chimap import losses
-from chimap.arrays import Mask, Shape, Volume
+from chimap.arrays import Mask, Progress, Shape, Volume
 from chimap.errors import InputError
 from chimap.linalg import bounding_box
 from chimap.networks.apply import predict
@@ -33,8 +33,6 @@ MARGIN = 8
 
 CHECKPOINT_EVERY = 25
 """Steps between two states that are kept."""
-
-Progress = Callable[[int, int], None]
 
 
 def deep_image_prior(
