@@ -135,14 +135,14 @@ def invert(
         bf16: Convolutions of the pass that gives chi in bfloat16.
         progress: Called with step and steps of the refinement.
     """
-    frame = frame_of(
-        dipole.voxel_size, dipole.b0_direction, tuple(local_field.shape), trained.voxel_sizes, trained.tilt
-    )
-    field, inside, trust = local_field * mask, mask, mask.to(local_field) if weight is None else weight * mask
+    outer = bounding_box(mask, (MARGIN,) * 3)
+    field, inside = (local_field * mask)[outer], mask[outer]
+    trust = inside.to(field) if weight is None else (weight * mask)[outer]
     size, b0 = dipole.voxel_size, dipole.b0_direction
+    frame = frame_of(size, b0, tuple(field.shape), trained.voxel_sizes, trained.tilt)
     if frame is not None:
         trust = _sampled(trust, frame.matrix, frame.offset, frame.shape, order=1)
-        field, inside = into(field, mask, frame)
+        field, inside = into(field, inside, frame)
         size, b0 = frame.voxel_size, frame.b0_direction
     box = bounding_box(inside, (MARGIN,) * 3)
     network = trained.network.to(local_field.device)
@@ -170,7 +170,9 @@ def invert(
         chi[box] = _predict(network, part, part_mask, trained)[0]
     if frame is not None:
         chi = out_of(chi, inside, frame)
-    return chi * mask
+    whole = torch.zeros_like(local_field)
+    whole[outer] = chi
+    return whole * mask
 
 
 def _predict(network: UNet, field: Tensor, mask: Tensor, trained: Trained) -> Tensor:
