@@ -8,9 +8,13 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from chimap.errors import InputError
+
+WEIGHTS = ".safetensors"
+"""Ends the name of a method that is a file of somebody's own weights."""
 
 Stage = Literal["mask", "unwrap", "background", "inversion"]
 
@@ -230,8 +234,10 @@ def find(name: str, stage: Stage) -> Method:
     A file of one's own weights (best.safetensors) is an inversion too.
 
     Raises:
-        InputError: No method of that stage has the name.
+        InputError: No method of that stage has the name, or there is no such file.
     """
+    if name.endswith(WEIGHTS) and not Path(name).is_file():
+        raise InputError(f"there is no file {name}")
     for method in _called(name):
         if method.stage == stage:
             return method
@@ -239,7 +245,7 @@ def find(name: str, stage: Stage) -> Method:
 
 
 def _called(name: str) -> list[Method]:
-    if not name.endswith(".safetensors"):
+    if not name.endswith(WEIGHTS):
         return [method for method in METHODS if method.name == name]
     own = Method(
         name,

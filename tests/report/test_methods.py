@@ -68,6 +68,9 @@ def test_values_are_written_for_readers():
     ]
 
 
-def test_a_network_of_ones_own_is_named_without_its_folders(scan, maps):
-    text = methods_paragraph(scan, maps, Plan(inversion="/home/somebody/run/best.safetensors"))
+def test_a_network_of_ones_own_is_named_without_its_folders(scan, maps, tmp_path):
+    weights = tmp_path / "somebody" / "best.safetensors"
+    weights.parent.mkdir()
+    weights.touch()
+    text = methods_paragraph(scan, maps, Plan(inversion=str(weights)))
     assert "own training (best.safetensors)" in text and "somebody" not in text

@@ -83,12 +83,10 @@ def chosen(names: list[str] | None) -> list[methods.Method]:
     """
     known = [method for method in methods.METHODS if method.stage in ENTRIES]
     listed = [method.name for method in known]
-    files = [name for name in dict.fromkeys(names or []) if name.endswith(".safetensors")]
+    files = [name for name in dict.fromkeys(names or []) if name.endswith(methods.WEIGHTS)]
     for name in names or []:
         if name not in listed and name not in files:
             raise InputError(f"no method for the benchmark is called {name!r}; there are {', '.join(listed)}")
-        if name in files and not Path(name).is_file():
-            raise InputError(f"there is no file {name}")
     rows = [method for method in known if (not method.slow if names is None else method.name in names)]
     return rows + [methods.find(name, "inversion") for name in files]
 
