@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--phase-sign", type=int, choices=(1, -1), help="-1 if phase falls where the field is stronger")
     plan = run.add_argument_group("what to do")
     plan.add_argument("--plan", choices=tuple(PLANS), default="default")
-    plan.add_argument("--method", metavar="NAME", help=f"inversion: {', '.join(methods.names('inversion'))}")
+    plan.add_argument("--method", metavar="NAME", help=f"to chi: {', '.join(methods.names(*methods.TO_CHI))}")
     plan.add_argument("--unwrap", choices=methods.names("unwrap"))
     plan.add_argument("--background", choices=methods.names("background"))
     plan.add_argument("--erosion", type=float, metavar="MM", help="shave the brain mask first")

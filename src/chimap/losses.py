@@ -98,9 +98,9 @@ def masked_l1(chi: Volume, truth: Volume, mask: Mask) -> Scalar:
     return _mean((chi - truth).abs(), mask)
 
 
-def field_l1(chi: Volume, truth: Volume, mask: Mask, dipole: DipoleModel) -> Scalar:
-    """QSMnet's model loss: `masked_l1` of the fields."""
-    return _mean(dipole(chi - truth).abs(), mask)
+def masked_l2(chi: Volume, truth: Volume, mask: Mask) -> Scalar:
+    """As `masked_l1`, mean (chi - truth)^2 [ppm^2]."""
+    return _mean((chi - truth).square(), mask)
 
 
 def gradient_l1(chi: Volume, truth: Volume, mask: Mask) -> Scalar:

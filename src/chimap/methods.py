@@ -6,6 +6,7 @@ imported when the method is called.
 
 import importlib
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,10 @@ from chimap.errors import InputError
 WEIGHTS = ".safetensors"
 """Ends the name of a method that is a file of somebody's own weights."""
 
-Stage = Literal["mask", "unwrap", "background", "inversion"]
+Stage = Literal["mask", "unwrap", "background", "inversion", "from total field", "from phase"]
+
+TO_CHI: tuple[Stage, ...] = ("inversion", "from total field", "from phase")
+"""The stages that give chi: of the local field, or earlier in the chain."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +194,16 @@ METHODS: tuple[Method, ...] = (
         weights="qsmnet+",
     ),
     Method(
+        "iqsm+",
+        "from phase",
+        "chimap.inversion.single_step:from_phase",
+        "Network from the wrapped phase of each echo in one step, any direction of B0; other voxels resampled to 1 mm",
+        "Gao et al. 2024, doi:10.1016/j.media.2024.103160",
+        ("phase", "mask", "echo times", "magnitude (optional)"),
+        "3 s an echo",
+        weights="iqsm+",
+    ),
+    Method(
         "fine",
         "inversion",
         "chimap.inversion.learned:fine",
@@ -223,41 +237,64 @@ METHODS: tuple[Method, ...] = (
 )
 
 
-def names(stage: Stage) -> list[str]:
-    """Names that can be chosen for a stage."""
-    return [method.name for method in METHODS if method.stage == stage]
+def names(*stages: Stage) -> list[str]:
+    """Names that can be chosen for a stage, or for any of several."""
+    return [method.name for method in METHODS if method.stage in stages]
 
 
-def find(name: str, stage: Stage) -> Method:
-    """The row of a method.
+def find(name: str, *stages: Stage) -> Method:
+    """The row of a method of a stage, or of any of several.
 
-    A file of one's own weights (best.safetensors) is an inversion too.
+    A file of one's own weights (best.safetensors) is a method of the stage that its network takes its input from.
 
     Raises:
-        InputError: No method of that stage has the name, or there is no such file.
+        InputError: No such method has the name, or there is no such file.
     """
     if name.endswith(WEIGHTS) and not Path(name).is_file():
         raise InputError(f"there is no file {name}")
-    for method in _called(name):
-        if method.stage == stage:
+    called = _called(name)
+    for method in called:
+        if method.stage in stages:
             return method
-    raise InputError(f"no {stage} method is called {name!r}; there are {', '.join(names(stage))}")
+    if called and called[0].stage in TO_CHI and stages == ("inversion",):
+        start = called[0].stage.removeprefix("from ")
+        raise InputError(f"{called[0].label} takes the {start}, not a local field: give the scan to `chimap run`")
+    raise InputError(f"no {stages[0]} method is called {name!r}; there are {', '.join(names(*stages))}")
 
 
 def _called(name: str) -> list[Method]:
     if not name.endswith(WEIGHTS):
         return [method for method in METHODS if method.name == name]
+    stage = _stage_of(name)
     own = Method(
         name,
-        "inversion",
-        "chimap.inversion.learned:by_network",
+        stage,
+        _BY_NETWORK[stage],
         "A network of one's own training",
         "weights of one's own",
-        ("local field", "mask", "magnitude (optional)"),
+        (stage.removeprefix("from ").replace("inversion", "local field"), "mask", "magnitude (optional)"),
         "2 s",
         weights=name,
     )
     return [own]
+
+
+_BY_NETWORK: dict[Stage, str] = {
+    "inversion": "chimap.inversion.learned:by_network",
+    "from phase": "chimap.inversion.single_step:from_phase",
+}
+
+
+def _stage_of(file: str) -> Stage:
+    """Where in the chain a weights file's network starts; an inversion where it does not say, or is no such file."""
+    stages: dict[str, Stage] = {"phase": "from phase", "total field": "from total field"}
+    try:
+        with Path(file).open("rb") as content:
+            # a safetensors file begins with the length of its header, which is JSON
+            header = json.loads(content.read(min(int.from_bytes(content.read(8), "little"), 2**24)))
+        return stages.get(json.loads(header["__metadata__"]["settings"])["takes"], "inversion")
+    except (OSError, ValueError, KeyError, TypeError):
+        return "inversion"
 
 
 def settings_from_text(assignments: list[str]) -> dict[str, dict[str, Any]]:

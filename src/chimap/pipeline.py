@@ -44,7 +44,7 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
     chosen = {
         "unwrap": methods.find(plan.unwrap, "unwrap"),
         "background": methods.find(plan.background, "background"),
-        "inversion": methods.find(plan.inversion, "inversion"),
+        "inversion": methods.find(plan.inversion, *methods.TO_CHI),
         "mask": methods.find(plan.mask, "mask"),
     }
     seconds: dict[str, float] = {}
@@ -112,14 +112,24 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
             warnings.append(f"Background removal kept only {100 * kept:.0f} % of the mask's voxels.")
 
     with stage("inversion"):
-        chi = invert(
-            local_field,
-            mask,
-            scan.voxel_size,
-            scan.b0_direction,
-            method=plan.inversion,
-            settings=plan.settings,
-        )
+        if chosen["inversion"].stage == "from phase":
+            arguments = (phase, scan.magnitude, brain, scan.echo_times, scan.field_strength)
+            frame = (scan.voxel_size, scan.b0_direction)
+            chi, mask = methods.call(chosen["inversion"], plan.settings, *arguments, *frame)
+            local_field = local_field * mask
+            notes.append(
+                f"chi comes from the wrapped phase by {chosen['inversion'].label}; the unwrapped phase and the fields "
+                "had no part in it and are there for comparison."
+            )
+        else:
+            chi = invert(
+                local_field,
+                mask,
+                scan.voxel_size,
+                scan.b0_direction,
+                method=plan.inversion,
+                settings=plan.settings,
+            )
         resampled = note_on_frame(chosen["inversion"], scan.voxel_size, scan.b0_direction, scan.shape)
         if resampled is not None:
             notes.append(resampled)

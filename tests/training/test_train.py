@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from chimap.cli import main
 from chimap.errors import InputError
 from chimap.io.nifti import write_volume
-from chimap.networks.unet import UNet
+from chimap.networks.build import build
 from chimap.networks.weights import load_trained, read_trained
 from chimap.simulation.labels import write_packed
 from chimap.training.augmentation import flipped
@@ -31,10 +31,14 @@ TINY = [
     "samples.shape=16,16,16", "samples.voxel_sizes=5,5,5", "network.base=2", "network.levels=3", "batch=2",
     "validate_every=4", "checkpoint_every=3", "validation_samples=2", "bf16=false",
 ]  # fmt: skip
+OF_KIND = {"instant": ["network.pools=2", "network.kernels=2"]}
 
 
 def tiny(name, *more):
-    return changed(find(name).sizes["cpu"], [*TINY, *more])
+    settings = find(name).sizes["cpu"]
+    kind = settings.network.kind
+    small = [text for text in TINY if kind == "unet" or "levels" not in text]
+    return changed(settings, [*small, *OF_KIND.get(kind, []), *more])
 
 
 def run(name, folder, label_map, settings, **options):
@@ -60,7 +64,7 @@ def test_every_recipe_learns(name, label_map, tmp_path):
     """On one sample again and again, the loss falls and the map comes closer."""
     recipe, settings = find(name), tiny(name, "steps=30", "learning_rate=0.003", "samples.field_error=0,0")
     torch.manual_seed(0)
-    network, sample = UNet(settings.network), draw_batch([label_map], settings.samples, [0, 1])
+    network, sample = build(settings.network), draw_batch([label_map], settings.samples, [0, 1])
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
     seen = []
     for _ in range(30):
@@ -259,7 +263,7 @@ def test_a_choice_that_does_not_exist_is_refused_before_anything_is_written(labe
 
 def one_loss(recipe, settings, sample):
     torch.manual_seed(0)
-    network = UNet(settings.network)
+    network = build(settings.network)
     return float(find(recipe).loss(network, sample, settings, 10, torch.Generator().manual_seed(1))["loss"].detach())
 
 

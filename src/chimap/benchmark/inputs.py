@@ -71,8 +71,27 @@ def _invert(inputs: Inputs, method: str) -> Volume:
     return pipeline.invert(inputs.local_field, inputs.mask, inputs.voxel_size, inputs.b0_direction, method=method)
 
 
-ENTRIES: dict[str, Entry] = {"inversion": Entry(TRACKS, _invert)}
-"""By stage. One that starts from the total field or the phase would have the track "full chain" alone."""
+def _from_phase(inputs: Inputs, method: str) -> Volume:
+    assert inputs.phase is not None and inputs.brain_mask is not None and inputs.field_strength is not None
+    chi, _ = methods.call(
+        methods.find(method, "from phase"),
+        {},
+        inputs.phase,
+        inputs.magnitude,
+        inputs.brain_mask,
+        inputs.echo_times,
+        inputs.field_strength,
+        inputs.voxel_size,
+        inputs.b0_direction,
+    )
+    return chi
+
+
+ENTRIES: dict[str, Entry] = {
+    "inversion": Entry(TRACKS, _invert),
+    "from phase": Entry(("full chain",), _from_phase),
+}
+"""By stage."""
 
 
 def chosen(names: list[str] | None) -> list[methods.Method]:
@@ -88,7 +107,7 @@ def chosen(names: list[str] | None) -> list[methods.Method]:
         if name not in listed and name not in files:
             raise InputError(f"no method for the benchmark is called {name!r}; there are {', '.join(listed)}")
     rows = [method for method in known if (not method.slow if names is None else method.name in names)]
-    return rows + [methods.find(name, "inversion") for name in files]
+    return rows + [methods.find(name, *methods.TO_CHI) for name in files]
 
 
 def write_inputs(folder: Path, inputs: Inputs) -> None:

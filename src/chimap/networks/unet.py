@@ -5,7 +5,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import interpolate
+
+from chimap.networks.sizes import cropped, padded
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class UNetShape:
             the output.
     """
 
+    kind: Literal["unet"] = "unet"
     inputs: int = 1
     base: int = 24
     levels: int = 5
@@ -59,6 +62,7 @@ class UNet(nn.Module):
     def __init__(self, shape: UNetShape):
         super().__init__()
         self.shape = shape
+        self.channels = "field and mask" if shape.inputs == 2 else "field"
         widths = [shape.base * 2**level for level in range(shape.levels)]
         self.down = nn.ModuleList(
             _level(before, width, shape) for before, width in zip([shape.inputs, *widths], widths, strict=False)
@@ -72,12 +76,9 @@ class UNet(nn.Module):
             self.up = nn.ModuleList(_level(wide + width, width, shape) for wide, width in below)
         self.last = nn.Conv3d(widths[0], 1, shape.last_kernel, padding=shape.last_kernel // 2, bias=shape.bias)
 
-    def forward(self, volumes: Tensor) -> Tensor:
-        """(batch, inputs, x, y, z) to (batch, 1, x, y, z)."""
-        size = volumes.shape[-3:]
-        multiple = 2 ** (self.shape.levels - 1)
-        missing = [-n % multiple for n in size]
-        x = pad(volumes, [side for n in reversed(missing) for side in (n // 2, n - n // 2)])
+    def forward(self, volumes: Tensor, b0_direction: Tensor | None = None, voxel_size: Tensor | None = None) -> Tensor:
+        """(batch, inputs, x, y, z) to (batch, 1, x, y, z); it has no use for direction and voxel size."""
+        x, placed = padded(volumes, 2 ** (self.shape.levels - 1))
         skips: list[Tensor] = []
         for index, level in enumerate(self.down):
             if index:
@@ -89,10 +90,7 @@ class UNet(nn.Module):
             skip = skips.pop()
             x = upsample(x) if self.shape.up == "deconvolution" else interpolate(x, scale_factor=2, mode="nearest")
             x = level(torch.cat([skip, x], dim=1))
-        x = self.last(x)
-        begin = [n // 2 for n in missing]
-        a, b, c = (slice(first, first + n) for first, n in zip(begin, size, strict=True))
-        return x[..., a, b, c]
+        return cropped(self.last(x), placed)
 
 
 def _level(inputs: int, width: int, shape: UNetShape) -> nn.Sequential:

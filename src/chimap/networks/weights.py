@@ -10,11 +10,11 @@ from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from chimap.arrays import Triple
 from chimap.errors import InputError
-from chimap.networks.unet import UNet, UNetShape
+from chimap.networks.build import build, shape_of
 
 FOLDER = Path(__file__).parents[1] / "weights"
 SUMS = "SHA256SUMS"
@@ -32,14 +32,16 @@ class Trained:
         input_scale: The field [ppm] is multiplied by this before the network.
         output_scale: What the network gives is multiplied by this [ppm].
         recipe: Its name.
+        takes: "local field", "total field" or "phase".
         voxel_sizes: That it has learned with [mm].
         tilt: Largest angle between B0 and the grid's z in what it has learned [rad].
     """
 
-    network: UNet
+    network: nn.Module
     input_scale: float
     output_scale: float
     recipe: str
+    takes: str
     voxel_sizes: tuple[Triple, ...]
     tilt: float
 
@@ -84,7 +86,7 @@ def read_trained(path: Path) -> Trained:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} holds no weights of a chimap network: {error}") from None
-    network = UNet(UNetShape(**settings["network"]))
+    network = build(shape_of(settings["network"]))
     network.load_state_dict(unpacked(weights))
     network.eval().requires_grad_(False)
     network = network.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
@@ -93,6 +95,7 @@ def read_trained(path: Path) -> Trained:
         input_scale=settings["input_scale"],
         output_scale=settings["output_scale"],
         recipe=settings["recipe"],
+        takes=settings.get("takes", "local field"),
         voxel_sizes=sizes,
         tilt=samples["tilt"],
     )

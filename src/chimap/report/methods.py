@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chimap import __version__
-from chimap.methods import Method, Stage, find
+from chimap.methods import TO_CHI, Method, Stage, find
 from chimap.plan import Plan
 from chimap.scan import Maps, Scan
 
@@ -29,6 +29,7 @@ _NAMES = {
     "zs-uqsm+": "zero-shot uQSM+",
     "uqsm+": "the network uQSM+",
     "qsmnet+": "the network QSMnet+",
+    "iqsm+": "the network iQSM+",
     "fine": "QSMnet+ fine-tuned to the field (FINE)",
 }
 
@@ -66,7 +67,7 @@ def methods_used(scan: Scan, plan: Plan) -> list[UsedMethod]:
     for stage in STAGES:
         if stage == "mask" and scan.mask is not None:
             continue
-        method = find(getattr(plan, stage), stage)
+        method = find(getattr(plan, stage), *(TO_CHI if stage == "inversion" else (stage,)))
         defaults = method.parameters()
         parameters = {**defaults, **plan.settings.get(method.name, {})}
         changed = {name: default for name, default in defaults.items() if parameters[name] != default}
@@ -90,7 +91,8 @@ def methods_paragraph(scan: Scan, maps: Maps, plan: Plan) -> str:
     """
     used = methods_used(scan, plan)
     numbers = {reference: number for number, reference in enumerate(references(used), 1)}
-    by_stage = {row.method.stage: row for row in used}
+    by_stage: dict[Stage, UsedMethod] = {row.method.stage: row for row in used}
+    last = used[-1].method.stage
 
     def named(stage: Stage) -> str:
         row = by_stage[stage]
@@ -122,11 +124,18 @@ def methods_paragraph(scan: Scan, maps: Maps, plan: Plan) -> str:
     else:
         sentences.append(f"The phase was unwrapped with {named('unwrap')} and scaled to a total field.")
     kept = int(maps.mask.sum()) / max(int(maps.brain_mask.sum()), 1)
-    sentences.append(
-        f"The background field was removed with {named('background')}, after which {100 * kept:.1f} % of the "
-        "brain mask remained valid."
-    )
-    sentences.append(f"Susceptibility was computed from the local field with {named('inversion')}.")
+    if last == "from phase":
+        sentences.append(
+            f"Susceptibility was computed from the wrapped phase of each echo in one step with {named(last)}, for "
+            f"{100 * kept:.1f} % of the brain mask; for comparison, the background field was removed from the total "
+            f"field with {named('background')}."
+        )
+    else:
+        sentences.append(
+            f"The background field was removed with {named('background')}, after which {100 * kept:.1f} % of the "
+            "brain mask remained valid."
+        )
+        sentences.append(f"Susceptibility was computed from the local field with {named('inversion')}.")
     if plan.reference == "mask":
         sentences.append("It is given relative to its mean in the valid mask.")
     else:

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from chimap import metrics
 from chimap.inversion.learned import by_network
-from chimap.networks.unet import UNet
+from chimap.networks.build import build
 from chimap.networks.weights import FOLDER, SUFFIX, SUMS, packed
 from chimap.physics.dipole import DipoleModel
 from chimap.simulation.acquisition import local_field_of
@@ -72,7 +72,7 @@ def publish(run: Path, name: str, folder: Path) -> Path:
     lines.append(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}")
     sums.write_text("\n".join(sorted(lines, key=lambda line: line.split()[1])) + "\n")
 
-    count = sum(parameter.numel() for parameter in UNet(settings.network).parameters())
+    count = sum(parameter.numel() for parameter in build(settings.network).parameters())
     judged = [(entry["step"] + 1, entry["validation"]) for entry in entries if "validation" in entry]
     first = "\n".join(f"| {entry['step']} | {entry['loss']:.6f} |" for entry in entries[:101:10])
     scores = "\n".join(f"| {step} | {score:.2f} |" for step, score in judged[:: max(len(judged) // 12, 1)])

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from chimap.errors import InputError
-from chimap.networks.unet import UNetShape
+from chimap.networks.build import NetworkShape, shape_of
 from chimap.training.samples import SampleSettings
 
 
@@ -18,6 +18,8 @@ class Settings:
         recipe: Name of the recipe, which decides the loss.
         network: Architecture.
         samples: What is drawn to learn from.
+        takes: What the network is shown.
+        gives: What it is to find, which is what validation compares.
         batch: Samples of a step, over all processes.
         steps: Of the optimiser.
         learning_rate: Of Adam, at the start.
@@ -40,8 +42,10 @@ class Settings:
     """
 
     recipe: str
-    network: UNetShape
+    network: NetworkShape
     samples: SampleSettings
+    takes: Literal["local field", "total field", "phase"] = "local field"
+    gives: Literal["chi", "local field"] = "chi"
     batch: int = 2
     steps: int = 3000
     learning_rate: float = 1e-3
@@ -128,7 +132,7 @@ def _made(kind: Any, content: dict[str, Any]) -> Any:
     values: dict[str, Any] = {}
     for name, value in content.items():
         if name == "network":
-            values[name] = _made(UNetShape, value)
+            values[name] = shape_of(value)
         elif name == "samples":
             values[name] = _made(SampleSettings, value)
         else:

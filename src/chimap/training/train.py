@@ -21,12 +21,12 @@ from torch import Tensor, distributed, nn
 
 from chimap import metrics
 from chimap.errors import InputError
-from chimap.networks.apply import predict
+from chimap.networks.build import build
 from chimap.networks.checkpoint import optimiser_tensors, restore_optimiser
-from chimap.networks.unet import UNet
 from chimap.simulation.labels import LabelMap
+from chimap.training.recipes.shown import found_in, wanted
 from chimap.training.recipes.table import Recipe
-from chimap.training.samples import Sample, draw_sample
+from chimap.training.samples import Sample, draw_sample, stacked
 from chimap.training.settings import Settings, from_json, to_json
 
 WARM_UP = 100
@@ -41,7 +41,7 @@ Draw = Callable[[Sequence[int]], Sample]
 class State:
     """What changes while a network learns."""
 
-    network: UNet
+    network: nn.Module
     average: dict[str, Tensor]
     optimiser: torch.optim.Optimizer
     step: int = 0
@@ -85,7 +85,7 @@ def train(
         raise InputError(f"a batch of {settings.batch} cannot be shared by {world} processes")
     _prepare(output, settings, resume=resume, rank=rank)
     torch.manual_seed(settings.seed)
-    network = UNet(settings.network).to(device)
+    network = build(settings.network).to(device)
     network = network.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
     state = State(network, _copied(network), _optimiser(network, settings))
     if resume:
@@ -175,7 +175,7 @@ def validation_samples(people: Sequence[LabelMap], settings: Settings) -> list[S
         scale_positive=(1.0, 1.0),
         blobs=0.0,
         whole_brain=True,
-        scan=False,
+        scan=settings.samples.scan,
     )
     samples = []
     for index in range(settings.validation_samples):
@@ -187,18 +187,12 @@ def validation_samples(people: Sequence[LabelMap], settings: Settings) -> list[S
 @torch.no_grad()
 def validate(state: State, samples: Sequence[Sample], settings: Settings) -> float:
     """Mean NRMSE [%] of the averaged weights, both maps relative to their mean in the mask."""
-    judged = UNet(settings.network).to(next(state.network.parameters()).device).eval()
+    judged = build(settings.network).to(next(state.network.parameters()).device).eval()
     judged.load_state_dict(state.average)
     errors = []
     for sample in samples:
-        chi = predict(
-            judged,
-            sample.measured_local_field[None],
-            sample.mask[None],
-            input_scale=settings.input_scale,
-            output_scale=settings.output_scale,
-        )[0]
-        errors.append(metrics.nrmse(chi, sample.chi, sample.mask, demean=True))
+        found = found_in(judged, stacked([sample]), settings)[0, -1]
+        errors.append(metrics.nrmse(found, wanted(sample, settings), sample.mask, demean=True))
     return sum(errors) / max(len(errors), 1)
 
 

@@ -19,6 +19,11 @@ def dipoles(sample: Sample) -> list[DipoleModel]:
     ]
 
 
+def fields_of(chi: Tensor, sample: Sample) -> Tensor:
+    """Field [ppm] of chi [ppm], (batch, x, y, z), each with its sample's direction of B0."""
+    return torch.stack([dipole(one[None])[0] for one, dipole in zip(chi, dipoles(sample), strict=True)])
+
+
 @lru_cache(maxsize=16)
 def _dipole(shape: Shape, voxel_size: Triple, b0_direction: Triple, device: str) -> DipoleModel:
     return DipoleModel(shape, voxel_size, b0_direction, padding=[n // 2 for n in shape]).to(device)

@@ -24,4 +24,4 @@ _GPU = Settings(
 )
 NEEDS_CHI = True
 # A level less and twice the width of what a fifth level would allow: as many parameters, and a CPU's vectors are full
-SIZES = {"gpu": _GPU, "cpu": replace(_GPU, network=replace(QSMNET, base=16, levels=4), batch=2, steps=4000)}
+SIZES = {"qsmnet": {"gpu": _GPU, "cpu": replace(_GPU, network=replace(QSMNET, base=16, levels=4), batch=2, steps=4000)}}

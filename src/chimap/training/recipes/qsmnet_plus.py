@@ -12,17 +12,19 @@ from chimap.training.recipes.supervised import loss as loss
 
 NEEDS_CHI = True
 SIZES = {
-    size: replace(
-        settings,
-        recipe="qsmnet+",
-        samples=replace(
-            settings.samples,
-            scale_positive=(1.0, 4.0),
-            invert=0.5,
-            blobs=0.5,
-            haemorrhage=(0.2, 1.6),
-            calcification=(0.2, 1.6),
-        ),
-    )
-    for size, settings in qsmnet.SIZES.items()
+    "qsmnet+": {
+        size: replace(
+            settings,
+            recipe="qsmnet+",
+            samples=replace(
+                settings.samples,
+                scale_positive=(1.0, 4.0),
+                invert=0.5,
+                blobs=0.5,
+                haemorrhage=(0.2, 1.6),
+                calcification=(0.2, 1.6),
+            ),
+        )
+        for size, settings in qsmnet.SIZES["qsmnet"].items()
+    }
 }

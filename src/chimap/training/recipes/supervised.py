@@ -1,4 +1,4 @@
-"""What QSMnet and QSMnet+ minimise: L1 of chi, of its field and of its gradient."""
+"""What a network that learns from true maps minimises: the distance of chi, of its field and of its gradient."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from chimap import losses
-from chimap.networks.apply import predict
-from chimap.training.recipes.fields import dipoles
+from chimap.training.recipes.fields import fields_of
+from chimap.training.recipes.shown import found_in, wanted
 from chimap.training.samples import Sample
 from chimap.training.settings import Settings
 
@@ -20,7 +20,8 @@ def loss(
 ) -> dict[str, Any]:
     """L1(chi) + w_model |A chi - A truth| + w_gradient |grad|, all of what the network gives, in its own units.
 
-    Both means are taken inside the mask. The published code takes the field's in ppm, which makes it about a hundredth
+    A part without a weight is left out, and where squares are chosen, they take the place of absolute values. All means
+    are taken inside the mask. The published code takes the field's in ppm, which makes it about a hundredth
     of its nominal weight; here all three are in the units of the output, and the weights say what counts.
 
     References:
@@ -28,22 +29,19 @@ def loss(
         doi:10.1016/j.neuroimage.2020.116619.
     """
     unit = settings.output_scale
-    chi = predict(
-        network,
-        sample.measured_local_field,
-        sample.mask,
-        input_scale=settings.input_scale,
-        output_scale=unit,
-    )
-    # chi is known up to a constant: both are relative to the mean in the mask
-    found, truth = _centred(chi, sample.mask), _centred(sample.chi, sample.mask)
-    parts = {
-        "chi": losses.masked_l1(found, truth, sample.mask) / unit,
-        "model": _field_loss(found - truth, sample) / unit,
-        "gradient": _gradient_loss(found, truth, sample, settings) / unit,
-    }
+    found, truth = found_in(network, sample, settings)[:, -1], wanted(sample, settings)
+    if settings.gives == "chi":  # it is known up to a constant: both are relative to the mean in the mask
+        found, truth = _centred(found, sample.mask), _centred(truth, sample.mask)
+    squared = settings.choices.get("distance") == "squared"
+    distance = losses.masked_l2 if squared else losses.masked_l1
+    parts = {settings.gives: distance(found / unit, truth / unit, sample.mask)}
     weights = settings.weights
-    total = parts["chi"] + weights["model"] * parts["model"] + weights["gradient"] * parts["gradient"]
+    if "model" in weights:
+        difference = fields_of(found - truth, sample) / unit
+        parts["model"] = distance(difference, torch.zeros_like(difference), sample.mask)
+    if "gradient" in weights:
+        parts["gradient"] = _gradient_loss(found, truth, sample, settings) / unit
+    total = sum(weights.get(name, 1.0) * part for name, part in parts.items())
     return {"loss": total, **parts}
 
 
@@ -51,14 +49,6 @@ def _gradient_loss(found: Tensor, truth: Tensor, sample: Sample, settings: Setti
     if settings.choices.get("gradient") == "neighbours":
         return losses.neighbour_l1(found, truth)
     return losses.gradient_l1(found, truth, sample.mask)
-
-
-def _field_loss(difference: Tensor, sample: Sample) -> Tensor:
-    terms = [
-        losses.field_l1(one[None], torch.zeros_like(one)[None], mask[None], dipole)
-        for one, mask, dipole in zip(difference, sample.mask, dipoles(sample), strict=True)
-    ]
-    return torch.stack(terms).mean()
 
 
 def _centred(chi: Tensor, mask: Tensor) -> Tensor:

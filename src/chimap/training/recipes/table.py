@@ -13,8 +13,14 @@ RECIPES: dict[str, str] = {
     "uqsm+": "chimap.training.recipes.uqsm_plus",
     "qsmnet": "chimap.training.recipes.qsmnet",
     "qsmnet+": "chimap.training.recipes.qsmnet_plus",
+    "iqsm": "chimap.training.recipes.iqsm",
+    "iqsm-mixed": "chimap.training.recipes.iqsm",
+    "iqfm": "chimap.training.recipes.iqsm",
+    "iqsm+": "chimap.training.recipes.iqsm",
 }
-"""{name: module}; a module has `SIZES`, {size: Settings}, `loss`, `NEEDS_CHI`, and `CHOICES` where it leaves some."""
+"""{name: module}; a module has `SIZES`, {name: {size: Settings}}, `loss`, `NEEDS_CHI`, and `CHOICES` where it leaves
+some.
+"""
 
 
 @dataclass(frozen=True)
@@ -55,4 +61,4 @@ def find(name: str) -> Recipe:
     if name not in RECIPES:
         raise InputError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
     module = importlib.import_module(RECIPES[name])
-    return Recipe(name, module.SIZES, module.loss, module.NEEDS_CHI, getattr(module, "CHOICES", {}))
+    return Recipe(name, module.SIZES[name], module.loss, module.NEEDS_CHI, getattr(module, "CHOICES", {}))

@@ -31,7 +31,9 @@ _GPU = Settings(
 NEEDS_CHI = False
 CHOICES = {"fidelity": ("nonlinear", "weighted", "linear")}
 """The paper's NDI, WLDI and LDI."""
-SIZES = {"gpu": _GPU, "cpu": replace(_GPU, network=replace(UQSM, base=16), samples=SAMPLES, batch=2, steps=4000)}
+SIZES = {
+    "uqsm": {"gpu": _GPU, "cpu": replace(_GPU, network=replace(UQSM, base=16), samples=SAMPLES, batch=2, steps=4000)}
+}
 
 
 def loss(

@@ -41,7 +41,12 @@ CHOICES = {
 }
 """The paper's comparisons: augmentations of appendix B (the noise's SD [ppm] is the weight of its name, which the paper
 does not give), solids of appendix C."""
-SIZES = {"gpu": _GPU, "cpu": replace(_GPU, network=replace(UQSM_PLUS, base=16), samples=SAMPLES, batch=1, steps=4000)}
+SIZES = {
+    "uqsm+": {
+        "gpu": _GPU,
+        "cpu": replace(_GPU, network=replace(UQSM_PLUS, base=16), samples=SAMPLES, batch=1, steps=4000),
+    }
+}
 
 
 def loss(

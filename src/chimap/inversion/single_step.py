@@ -1,0 +1,105 @@
+"""Networks that start earlier in the chain: chi of the wrapped phase in one step."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import max_pool3d
+
+from chimap.arrays import Echoes, Mask, Triple, Volume
+from chimap.inversion.frame import Frame, frame_of, out_of, sampled
+from chimap.inversion.learned import MARGIN, trained_by
+from chimap.linalg import bounding_box
+from chimap.networks.apply import predict
+from chimap.physics.units import radians_per_ppm
+
+
+def from_phase(
+    phase: Echoes,
+    magnitude: Echoes | None,
+    mask: Mask,
+    echo_times: tuple[float, ...],
+    field_strength: float,
+    voxel_size: Triple,
+    b0_direction: Triple,
+    *,
+    weights: str | Path,
+    bf16: bool = False,
+) -> tuple[Volume, Mask]:
+    """chi by a network that takes wrapped phase: of each echo, and the mean of these weighted by (magnitude TE)^2.
+
+    A scan of other voxels than the network knows is brought to those as a complex signal, and chi back.
+
+    Args:
+        phase: Wrapped [rad], (echo, x, y, z).
+        magnitude: Likewise, or None: then echoes are weighted by TE^2.
+        mask: (x, y, z).
+        echo_times: [s].
+        field_strength: [T].
+        voxel_size: [mm].
+        b0_direction: In voxel axes.
+        weights: Name of those that come with the package, or the best.safetensors of a training.
+        bf16: Convolutions in bfloat16: faster, and less exact.
+
+    Returns:
+        chi [ppm], and where it is valid: a voxel less than the mask on every side, as the Laplacian needs neighbours.
+
+    Raises:
+        InputError: There are no such weights, or they take no phase.
+
+    References:
+        iQSM: Gao et al. 2022, doi:10.1016/j.neuroimage.2022.119410. iQSM+: Gao et al. 2024,
+        doi:10.1016/j.media.2024.103160.
+    """
+    trained = trained_by(weights, "phase")
+    box = bounding_box(mask, (MARGIN,) * 3)
+    scan_mask = mask[box]
+    x, y, z = scan_mask.shape
+    frame = frame_of(voxel_size, b0_direction, (x, y, z), trained.voxel_sizes, trained.tilt)
+    inside, size, b0 = scan_mask, voxel_size, b0_direction
+    if frame is not None:
+        size, b0 = frame.voxel_size, frame.b0_direction
+        inside = sampled(scan_mask.float(), frame.matrix, frame.offset, frame.shape, order=1) > 0.5
+    network = trained.network.to(phase.device)
+    total = torch.zeros(inside.shape, device=phase.device)
+    share = torch.full_like(total, 1e-12)
+    for index, echo_time in enumerate(echo_times):
+        strength = torch.ones_like(phase[index]) if magnitude is None else magnitude[index]
+        wrapped, strength = _in_frame(phase[index][box], strength[box], frame)
+        with torch.no_grad(), torch.autocast(phase.device.type, torch.bfloat16, enabled=bf16):
+            chi = predict(
+                network,
+                wrapped[None],
+                inside[None],
+                input_scale=trained.input_scale,
+                output_scale=trained.output_scale,
+                b0_direction=phase.new_tensor([b0]),
+                voxel_size=phase.new_tensor([size]),
+                radians_per_ppm=phase.new_tensor([radians_per_ppm(echo_time, field_strength)]),
+            )[0]
+        weight = (strength * echo_time).square()
+        total += weight * chi
+        share += weight
+    chi, valid = total / share, _a_voxel_less(scan_mask)
+    if frame is not None:
+        chi = out_of(chi, inside, frame)
+    found, where = torch.zeros_like(phase[0]), torch.zeros_like(mask)
+    found[box], where[box] = chi * valid, valid
+    return found, where
+
+
+def _in_frame(phase: Tensor, magnitude: Tensor, frame: Frame | None) -> tuple[Tensor, Tensor]:
+    """Phase and magnitude as the network knows them, by splines of the complex signal."""
+    if frame is None:
+        return phase, magnitude
+    parts = [
+        sampled(magnitude * wave, frame.matrix, frame.offset, frame.shape, order=3)
+        for wave in (phase.cos(), phase.sin())
+    ]
+    return torch.atan2(parts[1], parts[0]), torch.hypot(*parts)
+
+
+def _a_voxel_less(mask: Mask) -> Mask:
+    """Where a voxel's 26 neighbours lie in the mask too; what is beyond the grid does not."""
+    outside = torch.nn.functional.pad((~mask).float()[None, None], (1,) * 6, value=1.0)
+    return max_pool3d(outside, 3, stride=1)[0, 0] == 0

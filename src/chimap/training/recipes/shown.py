@@ -1,0 +1,37 @@
+"""What a network finds in a sample, shown what its settings say."""
+
+from torch import Tensor, nn
+
+from chimap.networks.apply import outputs
+from chimap.training.samples import Sample
+from chimap.training.settings import Settings
+
+
+def found_in(network: nn.Module, sample: Sample, settings: Settings) -> Tensor:
+    """All outputs of a network [ppm] for a batch: (batch, outputs, x, y, z)."""
+    return outputs(
+        network,
+        shown(sample, settings),
+        sample.mask,
+        input_scale=settings.input_scale,
+        output_scale=settings.output_scale,
+        b0_direction=sample.b0_direction,
+        voxel_size=sample.voxel_size,
+        radians_per_ppm=sample.radians_per_ppm,
+    )
+
+
+def shown(sample: Sample, settings: Settings) -> Tensor:
+    """The volume that the network sees: a field [ppm] with its error and noise, or the phase [rad]."""
+    if settings.takes == "local field":
+        return sample.measured_local_field
+    if settings.takes == "phase":
+        assert sample.phase is not None
+        return sample.phase
+    assert sample.total_field is not None
+    return sample.total_field + sample.measured_local_field - sample.local_field
+
+
+def wanted(sample: Sample, settings: Settings) -> Tensor:
+    """What the network is to find [ppm]."""
+    return sample.chi if settings.gives == "chi" else sample.local_field

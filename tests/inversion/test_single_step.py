@@ -1,0 +1,86 @@
+"""From wrapped phase to chi: echoes weighted, voxels resampled as a complex signal, the rim given up."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from chimap import methods, pipeline
+from chimap.cli import main
+from chimap.errors import InputError
+from chimap.inversion.single_step import from_phase
+from chimap.networks.build import build
+from chimap.networks.laplacian import InstantShape
+from chimap.plan import Plan
+from chimap.scan import Scan
+
+SHAPE = InstantShape(base=2, pools=2, kernels=2, fixed_first=False, stem=True, oriented=True, coding="tensor")
+Z, MM = (0.0, 0.0, 1.0), (1.0, 1.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(3)
+    settings = {
+        "recipe": "iqsm+", "takes": "phase", "network": asdict(SHAPE), "input_scale": 30.0, "output_scale": 0.1,
+        "samples": {"voxel_sizes": [[1.0, 1.0, 1.0]], "tilt": 1.5708},
+    }  # fmt: skip
+    path = tmp_path_factory.mktemp("weights") / "best.safetensors"
+    save_file(build(SHAPE).state_dict(), path, {"settings": json.dumps(settings)})
+    return path
+
+
+@pytest.fixture
+def scene():
+    generator = torch.Generator().manual_seed(0)
+    x, y, z = torch.meshgrid(*[torch.linspace(-1, 1, n) for n in (20, 22, 24)], indexing="ij")
+    mask = x**2 + y**2 + z**2 < 0.8
+    field = 0.05 * torch.exp(-8 * ((x - 0.2) ** 2 + y**2 + z**2)) + 0.2 * x
+    phase = torch.stack([1600 * t * field for t in (0.01, 0.02)])
+    magnitude = 1 + 0.1 * torch.rand(phase.shape, generator=generator)
+    return torch.atan2(phase.sin(), phase.cos()), magnitude, mask
+
+
+def test_echoes_are_weighted_by_magnitude_and_time_squared(scene, weights):
+    phase, magnitude, mask = scene
+    alone = [from_phase(phase[e : e + 1], None, mask, (t,), 3.0, MM, Z, weights=weights)[0] for e, t in
+             enumerate((0.01, 0.02))]  # fmt: skip
+    both, valid = from_phase(phase, magnitude, mask, (0.01, 0.02), 3.0, MM, Z, weights=weights)
+    share = torch.stack([(magnitude[0] * 0.01) ** 2, (magnitude[1] * 0.02) ** 2])
+    expected = (share[0] * alone[0] + share[1] * alone[1]) / share.sum(dim=0)
+    torch.testing.assert_close(both[valid], expected[valid], atol=1e-7, rtol=1e-4)
+    assert float(both[valid].std()) > 0 and not both[~valid].any()
+
+
+def test_the_rim_is_given_up_and_nothing_beyond_the_mask_counts(scene, weights):
+    phase, magnitude, mask = scene
+    chi, valid = from_phase(phase, magnitude, mask, (0.01, 0.02), 3.0, MM, Z, weights=weights)
+    assert 0.5 < float(valid.sum() / mask.sum()) < 1 and not (valid & ~mask).any()
+    noise = torch.where(mask, phase, torch.randn_like(phase))
+    again, _ = from_phase(noise, magnitude, mask, (0.01, 0.02), 3.0, MM, Z, weights=weights)
+    torch.testing.assert_close(again, chi)
+
+
+def test_other_voxels_are_resampled_and_chi_comes_back_on_the_grid(scene, weights):
+    phase, magnitude, mask = scene
+    chi, valid = from_phase(phase, magnitude, mask, (0.01, 0.02), 3.0, (0.8, 0.8, 2.0), Z, weights=weights)
+    assert chi.shape == mask.shape and torch.isfinite(chi).all() and float(chi[valid].std()) > 0
+
+
+def test_a_scan_goes_through_and_the_record_says_how(scene, weights):
+    phase, magnitude, mask = scene
+    scan = Scan(phase, magnitude, (0.01, 0.02), 3.0, MM, Z, torch.eye(4).numpy(), mask=mask)
+    maps = pipeline.reconstruct(scan, Plan(inversion=str(weights)))
+    assert any("comes from the wrapped phase" in note for note in maps.notes)
+    assert float(maps.mask.sum()) > 0.5 * float(mask.sum()) and not maps.chi[~maps.mask].any()
+
+
+def test_a_local_field_is_refused_in_one_sentence(weights, tmp_path, capsys):
+    for name in ("iqsm+", str(weights)):
+        with pytest.raises(InputError, match="takes the phase, not a local field"):
+            methods.find(name, "inversion")
+    command = ["invert", "--local-field", "f.nii.gz", "--mask", "m.nii.gz", "--output", str(tmp_path / "chi.nii.gz")]
+    assert main([*command, "--method", "iqsm+"]) == 2
+    assert "chimap run" in capsys.readouterr().err
