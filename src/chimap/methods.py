@@ -184,6 +184,16 @@ METHODS: tuple[Method, ...] = (
         weights="uqsm+",
     ),
     Method(
+        "qsmnet",
+        "inversion",
+        "chimap.inversion.learned:by_network",
+        "U-Net that learned from simulated chi of healthy tissue; strong sources come out too weak, see qsmnet+",
+        "Yoon et al. 2018, doi:10.1016/j.neuroimage.2018.06.030",
+        ("local field", "mask", "magnitude (optional)"),
+        "3 s",
+        weights="qsmnet",
+    ),
+    Method(
         "qsmnet+",
         "inversion",
         "chimap.inversion.learned:by_network",
@@ -281,6 +291,7 @@ def _called(name: str) -> list[Method]:
 
 _BY_NETWORK: dict[Stage, str] = {
     "inversion": "chimap.inversion.learned:by_network",
+    "from total field": "chimap.inversion.single_step:from_total_field",
     "from phase": "chimap.inversion.single_step:from_phase",
 }
 

@@ -103,42 +103,49 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
                 f"{limit:g} times as noisy as the median."
             )
 
-    with stage("background removal"):
-        grid = DipoleModel(scan.shape, scan.voxel_size, scan.b0_direction, padding=0).to(total_field.device)
-        local_field, mask = methods.call(chosen["background"], plan.settings, total_field, noise, brain, grid)
-        kept = float(mask.sum() / brain.sum())
-        notes.append(f"Background removal kept {100 * kept:.0f} % of the mask's voxels.")
-        if kept < 0.6:
-            warnings.append(f"Background removal kept only {100 * kept:.0f} % of the mask's voxels.")
+    to_chi = chosen["inversion"]
+    if to_chi.stage == "from total field":
+        with stage("inversion"):
+            arguments = (total_field, brain, scan.voxel_size, scan.b0_direction)
+            chi, local_field = methods.call(to_chi, plan.settings, *arguments)
+            mask = brain
+            notes.append(f"Background field and inversion are one network, {to_chi.label}.")
+    else:
+        with stage("background removal"):
+            grid = DipoleModel(scan.shape, scan.voxel_size, scan.b0_direction, padding=0).to(total_field.device)
+            local_field, mask = methods.call(chosen["background"], plan.settings, total_field, noise, brain, grid)
+            kept = float(mask.sum() / brain.sum())
+            notes.append(f"Background removal kept {100 * kept:.0f} % of the mask's voxels.")
+            if kept < 0.6:
+                warnings.append(f"Background removal kept only {100 * kept:.0f} % of the mask's voxels.")
+        with stage("inversion"):
+            if to_chi.stage == "from phase":
+                arguments = (phase, scan.magnitude, brain, scan.echo_times, scan.field_strength)
+                chi, mask = methods.call(to_chi, plan.settings, *arguments, scan.voxel_size, scan.b0_direction)
+                local_field = local_field * mask
+                notes.append(
+                    f"chi comes from the wrapped phase by {to_chi.label}; the unwrapped phase and the fields had no "
+                    "part in it and are there for comparison."
+                )
+            else:
+                chi = invert(
+                    local_field,
+                    mask,
+                    scan.voxel_size,
+                    scan.b0_direction,
+                    method=plan.inversion,
+                    settings=plan.settings,
+                )
 
-    with stage("inversion"):
-        if chosen["inversion"].stage == "from phase":
-            arguments = (phase, scan.magnitude, brain, scan.echo_times, scan.field_strength)
-            frame = (scan.voxel_size, scan.b0_direction)
-            chi, mask = methods.call(chosen["inversion"], plan.settings, *arguments, *frame)
-            local_field = local_field * mask
-            notes.append(
-                f"chi comes from the wrapped phase by {chosen['inversion'].label}; the unwrapped phase and the fields "
-                "had no part in it and are there for comparison."
-            )
-        else:
-            chi = invert(
-                local_field,
-                mask,
-                scan.voxel_size,
-                scan.b0_direction,
-                method=plan.inversion,
-                settings=plan.settings,
-            )
-        resampled = note_on_frame(chosen["inversion"], scan.voxel_size, scan.b0_direction, scan.shape)
-        if resampled is not None:
-            notes.append(resampled)
-        if plan.reference == "mask":
-            shift = float(chi[mask].mean())
-            chi = torch.where(mask, chi - shift, chi)
-            notes.append(f"chi is relative to its mean in the mask, which was {shift:+.4f} ppm after the inversion.")
-        else:
-            notes.append("chi is as the inversion gave it: its sum over the whole grid is zero before masking.")
+    resampled = note_on_frame(to_chi, scan.voxel_size, scan.b0_direction, scan.shape)
+    if resampled is not None:
+        notes.append(resampled)
+    if plan.reference == "mask":
+        shift = float(chi[mask].mean())
+        chi = torch.where(mask, chi - shift, chi)
+        notes.append(f"chi is relative to its mean in the mask, which was {shift:+.4f} ppm after the inversion.")
+    else:
+        notes.append("chi is as the inversion gave it: its sum over the whole grid is zero before masking.")
 
     return Maps(
         brain_mask=brain,

@@ -31,13 +31,19 @@ TINY = [
     "samples.shape=16,16,16", "samples.voxel_sizes=5,5,5", "network.base=2", "network.levels=3", "batch=2",
     "validate_every=4", "checkpoint_every=3", "validation_samples=2", "bf16=false",
 ]  # fmt: skip
-OF_KIND = {"instant": ["network.pools=2", "network.kernels=2"]}
+OF_KIND = {
+    "instant": ["network.pools=2", "network.kernels=2"],
+    "octave": ["network.pools=1"],
+    "variational": ["network.levels=3", "network.prior_base=2", "network.steps=2"],
+}
 
 
 def tiny(name, *more):
     settings = find(name).sizes["cpu"]
     kind = settings.network.kind
     small = [text for text in TINY if kind == "unet" or "levels" not in text]
+    if kind in ("octave", "variational"):
+        small = [text.replace("base=2", "base=4") for text in small]
     return changed(settings, [*small, *OF_KIND.get(kind, []), *more])
 
 

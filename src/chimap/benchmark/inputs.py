@@ -87,8 +87,16 @@ def _from_phase(inputs: Inputs, method: str) -> Volume:
     return chi
 
 
+def _from_total_field(inputs: Inputs, method: str) -> Volume:
+    assert inputs.total_field is not None and inputs.brain_mask is not None
+    arguments = (inputs.total_field, inputs.brain_mask, inputs.voxel_size, inputs.b0_direction)
+    chi, _ = methods.call(methods.find(method, "from total field"), {}, *arguments)
+    return chi
+
+
 ENTRIES: dict[str, Entry] = {
     "inversion": Entry(TRACKS, _invert),
+    "from total field": Entry(("full chain",), _from_total_field),
     "from phase": Entry(("full chain",), _from_phase),
 }
 """By stage."""

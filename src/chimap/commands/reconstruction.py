@@ -163,7 +163,7 @@ def write_maps(
     volumes = {
         "chi": (maps.chi, f"chi [ppm], {Path(plan.inversion).name}"),
         "total_field": (maps.total_field, "total field [ppm]"),
-        "local_field": (maps.local_field, f"local field [ppm], {plan.background}"),
+        "local_field": (maps.local_field, "local field [ppm]"),
         "mask": (maps.mask, "where chi is valid"),
         "brain_mask": (maps.brain_mask, "where the phase was used"),
     }

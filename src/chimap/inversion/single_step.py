@@ -1,4 +1,4 @@
-"""Networks that start earlier in the chain: chi of the wrapped phase in one step."""
+"""Networks that start earlier in the chain: chi of the total field, or of the wrapped phase, in one step."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.nn.functional import max_pool3d
 
 from chimap.arrays import Echoes, Mask, Triple, Volume
-from chimap.inversion.frame import Frame, frame_of, out_of, sampled
+from chimap.inversion.frame import Frame, frame_of, into, out_of, sampled
 from chimap.inversion.learned import MARGIN, trained_by
 from chimap.linalg import bounding_box
-from chimap.networks.apply import predict
+from chimap.networks.apply import outputs, predict
 from chimap.physics.units import radians_per_ppm
 
 
@@ -86,6 +86,61 @@ def from_phase(
     found, where = torch.zeros_like(phase[0]), torch.zeros_like(mask)
     found[box], where[box] = chi * valid, valid
     return found, where
+
+
+def from_total_field(
+    total_field: Volume,
+    mask: Mask,
+    voxel_size: Triple,
+    b0_direction: Triple,
+    *,
+    weights: str | Path,
+    bf16: bool = False,
+) -> tuple[Volume, Volume]:
+    """chi by a network that removes the background field too, and finds chi that is consistent with what is left.
+
+    Args:
+        total_field: [ppm], (x, y, z).
+        mask: Same shape.
+        voxel_size: [mm].
+        b0_direction: In voxel axes.
+        weights: Name of those that come with the package, or the best.safetensors of a training.
+        bf16: Convolutions in bfloat16: faster, and less exact.
+
+    Returns:
+        chi and local field [ppm], zero outside the mask.
+
+    Raises:
+        InputError: There are no such weights, or they take no total field.
+
+    References:
+        NeXtQSM: Cognolato et al. 2023, doi:10.1016/j.media.2022.102700.
+    """
+    trained = trained_by(weights, "total field")
+    box = bounding_box(mask, (MARGIN,) * 3)
+    field, inside = (total_field * mask)[box], mask[box]
+    x, y, z = inside.shape
+    frame = frame_of(voxel_size, b0_direction, (x, y, z), trained.voxel_sizes, trained.tilt)
+    size, b0 = voxel_size, b0_direction
+    if frame is not None:
+        size, b0 = frame.voxel_size, frame.b0_direction
+        field, inside = into(field, inside, frame)
+    with torch.no_grad(), torch.autocast(field.device.type, torch.bfloat16, enabled=bf16):
+        found = outputs(
+            trained.network.to(field.device),
+            field[None],
+            inside[None],
+            input_scale=trained.input_scale,
+            output_scale=trained.output_scale,
+            b0_direction=field.new_tensor([b0]),
+            voxel_size=field.new_tensor([size]),
+        )[0]
+    maps = []
+    for volume in found.flip(0):  # chi, which comes last, and the local field
+        whole = torch.zeros_like(total_field)
+        whole[box] = volume if frame is None else out_of(volume, inside, frame)
+        maps.append(whole * mask)
+    return maps[0], maps[1]
 
 
 def _in_frame(phase: Tensor, magnitude: Tensor, frame: Frame | None) -> tuple[Tensor, Tensor]:

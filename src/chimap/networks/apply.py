@@ -54,8 +54,12 @@ def outputs(
     b0_direction: Tensor | None = None,
     voxel_size: Tensor | None = None,
     radians_per_ppm: Tensor | None = None,
+    local_field: Volume | None = None,
 ) -> Tensor:
-    """As `predict`, all that a network finds: (batch, outputs, x, y, z)."""
+    """As `predict`, all that a network finds: (batch, outputs, x, y, z).
+
+    A network that finds the local field [ppm] first can be given another one to go on with.
+    """
     inside = mask.to(volume)
     inner = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
     if inner.channels == "phase":
@@ -65,6 +69,8 @@ def outputs(
         channels = [volume * inside * input_scale]
         if inner.channels == "field and mask":
             channels.append(inside)
+        if local_field is not None:
+            channels.append(local_field * inside * input_scale)
     n = len(volume)
     b0 = volume.new_tensor([[0.0, 0.0, 1.0]]).expand(n, 3) if b0_direction is None else b0_direction
     size = volume.new_ones(n, 3) if voxel_size is None else voxel_size

@@ -5,12 +5,16 @@ from typing import Any
 from torch import nn
 
 from chimap.networks.laplacian import InstantNet, InstantShape
+from chimap.networks.octave import OctaveNet, OctaveShape
 from chimap.networks.unet import UNet, UNetShape
+from chimap.networks.variational import VariationalNet, VariationalShape
 
-NetworkShape = UNetShape | InstantShape
+NetworkShape = UNetShape | InstantShape | OctaveShape | VariationalShape
 _KINDS: dict[str, tuple[type, type[nn.Module]]] = {
     "unet": (UNetShape, UNet),
     "instant": (InstantShape, InstantNet),
+    "octave": (OctaveShape, OctaveNet),
+    "variational": (VariationalShape, VariationalNet),
 }
 
 

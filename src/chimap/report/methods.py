@@ -28,6 +28,7 @@ _NAMES = {
     "dip": "a deep image prior (DIP)",
     "zs-uqsm+": "zero-shot uQSM+",
     "uqsm+": "the network uQSM+",
+    "qsmnet": "the network QSMnet",
     "qsmnet+": "the network QSMnet+",
     "iqsm+": "the network iQSM+",
     "fine": "QSMnet+ fine-tuned to the field (FINE)",
@@ -66,6 +67,8 @@ def methods_used(scan: Scan, plan: Plan) -> list[UsedMethod]:
     used = []
     for stage in STAGES:
         if stage == "mask" and scan.mask is not None:
+            continue
+        if stage == "background" and find(plan.inversion, *TO_CHI).stage == "from total field":
             continue
         method = find(getattr(plan, stage), *(TO_CHI if stage == "inversion" else (stage,)))
         defaults = method.parameters()
@@ -129,6 +132,10 @@ def methods_paragraph(scan: Scan, maps: Maps, plan: Plan) -> str:
             f"Susceptibility was computed from the wrapped phase of each echo in one step with {named(last)}, for "
             f"{100 * kept:.1f} % of the brain mask; for comparison, the background field was removed from the total "
             f"field with {named('background')}."
+        )
+    elif last == "from total field":
+        sentences.append(
+            f"Local field and susceptibility were computed from the total field in one step with {named(last)}."
         )
     else:
         sentences.append(

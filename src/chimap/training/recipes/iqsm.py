@@ -9,6 +9,7 @@ import math
 from dataclasses import replace
 
 from chimap.networks.laplacian import IQSM, IQSM_PLUS
+from chimap.training.recipes.supervised import DISTANCE
 from chimap.training.recipes.supervised import loss as loss
 from chimap.training.samples import SampleSettings
 from chimap.training.settings import Settings
@@ -37,6 +38,5 @@ _GPU = {
     "iqsm+": replace(_IQSM, recipe="iqsm+", samples=_ANY, network=replace(IQSM_PLUS, coding="tensor")),
 }
 NEEDS_CHI = True
-CHOICES = {"distance": ("absolute", "squared")}
-"""The papers have squares, which a single haemorrhage rules in a batch of two."""
+CHOICES = DISTANCE
 SIZES = {name: {"gpu": gpu, "cpu": replace(gpu, batch=2, steps=4000)} for name, gpu in _GPU.items()}

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from chimap.networks.unet import QSMNET
-from chimap.training.recipes.supervised import CHOICES as CHOICES
+from chimap.training.recipes.supervised import GRADIENT
 from chimap.training.recipes.supervised import loss as loss
 from chimap.training.samples import SampleSettings
 from chimap.training.settings import Settings
@@ -23,5 +23,6 @@ _GPU = Settings(
     choices={"gradient": "axes"},
 )
 NEEDS_CHI = True
+CHOICES = GRADIENT
 # A level less and twice the width of what a fifth level would allow: as many parameters, and a CPU's vectors are full
 SIZES = {"qsmnet": {"gpu": _GPU, "cpu": replace(_GPU, network=replace(QSMNET, base=16, levels=4), batch=2, steps=4000)}}

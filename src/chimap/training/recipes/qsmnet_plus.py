@@ -7,10 +7,11 @@ from 1 to 4 and the sign turned in half of the samples. Lesions are drawn as wel
 from dataclasses import replace
 
 from chimap.training.recipes import qsmnet
-from chimap.training.recipes.supervised import CHOICES as CHOICES
+from chimap.training.recipes.supervised import GRADIENT
 from chimap.training.recipes.supervised import loss as loss
 
 NEEDS_CHI = True
+CHOICES = GRADIENT
 SIZES = {
     "qsmnet+": {
         size: replace(

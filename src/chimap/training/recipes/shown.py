@@ -7,8 +7,11 @@ from chimap.training.samples import Sample
 from chimap.training.settings import Settings
 
 
-def found_in(network: nn.Module, sample: Sample, settings: Settings) -> Tensor:
-    """All outputs of a network [ppm] for a batch: (batch, outputs, x, y, z)."""
+def found_in(network: nn.Module, sample: Sample, settings: Settings, *, local_field: Tensor | None = None) -> Tensor:
+    """All outputs of a network [ppm] for a batch: (batch, outputs, x, y, z).
+
+    One that finds local field and chi can be given a `local_field` [ppm] to find chi of.
+    """
     return outputs(
         network,
         shown(sample, settings),
@@ -18,6 +21,7 @@ def found_in(network: nn.Module, sample: Sample, settings: Settings) -> Tensor:
         b0_direction=sample.b0_direction,
         voxel_size=sample.voxel_size,
         radians_per_ppm=sample.radians_per_ppm,
+        local_field=local_field,
     )
 
 

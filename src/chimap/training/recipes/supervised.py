@@ -11,8 +11,10 @@ from chimap.training.recipes.shown import found_in, wanted
 from chimap.training.samples import Sample
 from chimap.training.settings import Settings
 
-CHOICES = {"gradient": ("axes", "neighbours")}
-"""As the paper prints it, or as its code has it."""
+GRADIENT = {"gradient": ("axes", "neighbours")}
+"""QSMnet's, as its paper prints it or as its code has it."""
+DISTANCE = {"distance": ("absolute", "squared")}
+"""Papers with squares do not have a single haemorrhage rule a batch of two."""
 
 
 def loss(
