@@ -17,8 +17,10 @@ from chimap.errors import InputError
 WEIGHTS = ".safetensors"
 """Ends the name of a method that is a file of somebody's own weights."""
 
-Stage = Literal["mask", "unwrap", "background", "inversion", "from total field", "from phase"]
+Stage = Literal["mask", "unwrap", "background", "background from phase", "inversion", "from total field", "from phase"]
 
+TO_LOCAL_FIELD: tuple[Stage, ...] = ("background", "background from phase")
+"""The stages that give the local field: of the total one, or in one step."""
 TO_CHI: tuple[Stage, ...] = ("inversion", "from total field", "from phase")
 """The stages that give chi: of the local field, or earlier in the chain."""
 
@@ -269,6 +271,8 @@ def find(name: str, *stages: Stage) -> Method:
     if called and called[0].stage in TO_CHI and stages == ("inversion",):
         start = called[0].stage.removeprefix("from ")
         raise InputError(f"{called[0].label} takes the {start}, not a local field: give the scan to `chimap run`")
+    if called and name.endswith(WEIGHTS):
+        raise InputError(f"the network of {called[0].label} is for {called[0].stage}, not for {stages[0]}")
     raise InputError(f"no {stages[0]} method is called {name!r}; there are {', '.join(names(*stages))}")
 
 
@@ -282,7 +286,7 @@ def _called(name: str) -> list[Method]:
         _BY_NETWORK[stage],
         "A network of one's own training",
         "weights of one's own",
-        (stage.removeprefix("from ").replace("inversion", "local field"), "mask", "magnitude (optional)"),
+        (_TAKEN[stage], "mask", "magnitude (optional)"),
         "2 s",
         weights=name,
     )
@@ -290,21 +294,33 @@ def _called(name: str) -> list[Method]:
 
 
 _BY_NETWORK: dict[Stage, str] = {
+    "background": "chimap.inversion.single_step:local_from_total_field",
+    "background from phase": "chimap.inversion.single_step:from_phase",
     "inversion": "chimap.inversion.learned:by_network",
     "from total field": "chimap.inversion.single_step:from_total_field",
     "from phase": "chimap.inversion.single_step:from_phase",
 }
 
 
+_TAKEN: dict[Stage, str] = {
+    "background": "total field",
+    "background from phase": "phase",
+    "inversion": "local field",
+    "from total field": "total field",
+    "from phase": "phase",
+}
+
+
 def _stage_of(file: str) -> Stage:
-    """Where in the chain a weights file's network starts; an inversion where it does not say, or is no such file."""
-    stages: dict[str, Stage] = {"phase": "from phase", "total field": "from total field"}
+    """What part of the chain a weights file's network is; an inversion where it does not say, or is no such file."""
     try:
         with Path(file).open("rb") as content:
             # a safetensors file begins with the length of its header, which is JSON
             header = json.loads(content.read(min(int.from_bytes(content.read(8), "little"), 2**24)))
-        return stages.get(json.loads(header["__metadata__"]["settings"])["takes"], "inversion")
-    except (OSError, ValueError, KeyError, TypeError):
+        settings = json.loads(header["__metadata__"]["settings"])
+        stages = TO_LOCAL_FIELD if settings.get("gives") == "local field" else TO_CHI
+        return next(stage for stage in stages if _TAKEN[stage] == settings["takes"])
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
         return "inversion"
 
 

@@ -43,7 +43,7 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
     scan.check()
     chosen = {
         "unwrap": methods.find(plan.unwrap, "unwrap"),
-        "background": methods.find(plan.background, "background"),
+        "background": methods.find(plan.background, *methods.TO_LOCAL_FIELD),
         "inversion": methods.find(plan.inversion, *methods.TO_CHI),
         "mask": methods.find(plan.mask, "mask"),
     }
@@ -112,8 +112,13 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
             notes.append(f"Background field and inversion are one network, {to_chi.label}.")
     else:
         with stage("background removal"):
-            grid = DipoleModel(scan.shape, scan.voxel_size, scan.b0_direction, padding=0).to(total_field.device)
-            local_field, mask = methods.call(chosen["background"], plan.settings, total_field, noise, brain, grid)
+            if chosen["background"].stage == "background from phase":
+                arguments = (phase, scan.magnitude, brain, scan.echo_times, scan.field_strength)
+                arguments += (scan.voxel_size, scan.b0_direction)
+            else:
+                grid = DipoleModel(scan.shape, scan.voxel_size, scan.b0_direction, padding=0).to(total_field.device)
+                arguments = (total_field, noise, brain, grid)
+            local_field, mask = methods.call(chosen["background"], plan.settings, *arguments)
             kept = float(mask.sum() / brain.sum())
             notes.append(f"Background removal kept {100 * kept:.0f} % of the mask's voxels.")
             if kept < 0.6:
@@ -137,9 +142,10 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
                     settings=plan.settings,
                 )
 
-    resampled = note_on_frame(to_chi, scan.voxel_size, scan.b0_direction, scan.shape)
-    if resampled is not None:
-        notes.append(resampled)
+    for method in (to_chi,) if to_chi.stage == "from total field" else (chosen["background"], to_chi):
+        resampled = note_on_frame(method, scan.voxel_size, scan.b0_direction, scan.shape)
+        if resampled is not None:
+            notes.append(resampled)
     if plan.reference == "mask":
         shift = float(chi[mask].mean())
         chi = torch.where(mask, chi - shift, chi)

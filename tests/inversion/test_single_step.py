@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -13,7 +14,9 @@ from chimap.errors import InputError
 from chimap.inversion.single_step import from_phase
 from chimap.networks.build import build
 from chimap.networks.laplacian import InstantShape
+from chimap.networks.unet import UNetShape
 from chimap.plan import Plan
+from chimap.report.methods import methods_paragraph
 from chimap.scan import Scan
 
 SHAPE = InstantShape(base=2, pools=2, kernels=2, fixed_first=False, stem=True, oriented=True, coding="tensor")
@@ -84,3 +87,32 @@ def test_a_local_field_is_refused_in_one_sentence(weights, tmp_path, capsys):
     command = ["invert", "--local-field", "f.nii.gz", "--mask", "m.nii.gz", "--output", str(tmp_path / "chi.nii.gz")]
     assert main([*command, "--method", "iqsm+"]) == 2
     assert "chimap run" in capsys.readouterr().err
+
+
+def saved(folder, takes, gives, shape):
+    torch.manual_seed(3)
+    settings = {
+        "recipe": "own", "takes": takes, "gives": gives, "network": asdict(shape), "input_scale": 30.0,
+        "output_scale": 0.03, "samples": {"voxel_sizes": [[1.0, 1.0, 1.0]], "tilt": 1.5708},
+    }  # fmt: skip
+    path = folder / "best.safetensors"
+    save_file(build(shape).state_dict(), path, {"settings": json.dumps(settings)})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("takes", "shape"), [("phase", SHAPE), ("total field", UNetShape(base=2, levels=3))], ids=["iQFM", "SHARQnet"]
+)
+def test_a_network_that_gives_the_local_field_takes_the_place_of_background_removal(scene, tmp_path, takes, shape):
+    phase, magnitude, mask = scene
+    path = saved(tmp_path, takes, "local field", shape)
+    scan = Scan(phase, magnitude, (0.01, 0.02), 3.0, MM, Z, np.eye(4), mask=mask)
+    plan = Plan(background=str(path), inversion="tkd", reference="none")
+    maps = pipeline.reconstruct(scan, plan)
+    assert maps.local_field[maps.mask].std() > 0 and not maps.local_field[~maps.mask].any()
+    again = pipeline.invert(maps.local_field, maps.mask, MM, Z, method="tkd")
+    torch.testing.assert_close(maps.chi, again)
+    found = "The local field was found in the wrapped phase" if takes == "phase" else "The background field was removed"
+    assert found in methods_paragraph(scan, maps, plan)
+    with pytest.raises(InputError, match=r"best.safetensors is for background.*, not for inversion"):
+        pipeline.reconstruct(scan, Plan(inversion=str(path)))

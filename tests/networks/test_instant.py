@@ -86,7 +86,7 @@ def test_an_edited_convolution_is_the_convolution_and_the_edit_beside_it(edge, s
 
 
 def test_the_direction_matters_and_its_sign_does_not():
-    torch.manual_seed(0)
+    torch.manual_seed(3)
     network = build(replace(ORIENTED, coding="tensor")).eval()
     channels = torch.rand(1, 2, 12, 12, 12)
     tilted = torch.tensor([[0.6, 0.0, 0.8]])

@@ -28,23 +28,23 @@ from chimap.training.settings import changed, from_json, to_json
 from chimap.training.train import learning_rate, read_best, train, validation_samples
 
 TINY = [
-    "samples.shape=16,16,16", "samples.voxel_sizes=5,5,5", "network.base=2", "network.levels=3", "batch=2",
+    "samples.shape=16,16,16", "samples.voxel_sizes=5,5,5", "batch=2",
     "validate_every=4", "checkpoint_every=3", "validation_samples=2", "bf16=false",
 ]  # fmt: skip
 OF_KIND = {
-    "instant": ["network.pools=2", "network.kernels=2"],
-    "octave": ["network.pools=1"],
-    "variational": ["network.levels=3", "network.prior_base=2", "network.steps=2"],
+    "unet": ["network.base=2", "network.levels=3"],
+    "instant": ["network.base=2", "network.pools=2", "network.kernels=2"],
+    "proximal": ["network.base=4", "network.blocks=1"],
+    "octave": ["network.base=4", "network.pools=1"],
+    "variational": ["network.base=4", "network.levels=3", "network.prior_base=2", "network.steps=2"],
 }
+"""By the network's kind, to be small."""
 
 
 def tiny(name, *more):
     settings = find(name).sizes["cpu"]
     kind = settings.network.kind
-    small = [text for text in TINY if kind == "unet" or "levels" not in text]
-    if kind in ("octave", "variational"):
-        small = [text.replace("base=2", "base=4") for text in small]
-    return changed(settings, [*small, *OF_KIND.get(kind, []), *more])
+    return changed(settings, [*TINY, *OF_KIND[kind], *more])
 
 
 def run(name, folder, label_map, settings, **options):
@@ -68,7 +68,7 @@ def test_every_recipe_has_its_settings_in_two_sizes(name, size):
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_learns(name, label_map, tmp_path):
     """On one sample again and again, the loss falls and the map comes closer."""
-    recipe, settings = find(name), tiny(name, "steps=30", "learning_rate=0.003", "samples.field_error=0,0")
+    recipe, settings = find(name), tiny(name, "steps=30", "learning_rate=0.01", "samples.field_error=0,0")
     torch.manual_seed(0)
     network, sample = build(settings.network), draw_batch([label_map], settings.samples, [0, 1])
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
@@ -141,7 +141,9 @@ def test_two_processes_are_one(label_map, tmp_path):
     write_packed(tmp_path / "heads.npz", [label_map, label_map])
     arguments = ["-m", "chimap.cli", "train", "qsmnet", "--data", str(tmp_path / "heads.npz"), "--device", "cpu"]
     # a network without batch normalisation, whose statistics each process has for itself
-    arguments += [part for text in [*TINY, "steps=3", "network.norm=false"] for part in ("--set", text)]
+    arguments += [
+        part for text in [*TINY, *OF_KIND["unet"], "steps=3", "network.norm=false"] for part in ("--set", text)
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run(
         [sys.executable, *arguments, "--output", str(tmp_path / "one")], check=True, env=environment, timeout=120
@@ -176,7 +178,7 @@ def test_the_command_trains_plots_and_goes_on(label_map, tmp_path, capsys):
         "--steps",
         "4",
     ]
-    command += [part for text in TINY for part in ("--set", text)]
+    command += [part for text in [*TINY, *OF_KIND["unet"]] for part in ("--set", text)]
     assert main([*command, "--minutes", "0"]) == 0
     assert len(logged(tmp_path / "run")) == 1
     assert main([*command, "--resume"]) == 0
@@ -205,7 +207,7 @@ def test_scans_of_ones_own_are_learned_from(label_map, tmp_path, capsys):
     for index in range(2):
         write_scan(tmp_path / "scans" / f"sub-{index}", index, chi=index == 0)
     command = ["train", "uqsm+", "--data", str(tmp_path / "scans"), "--steps", "2"]
-    command += [part for text in TINY for part in ("--set", text)]
+    command += [part for text in [*TINY, *OF_KIND["unet"]] for part in ("--set", text)]
     assert main([*command, "--output", str(tmp_path / "none")]) == 2
     assert "--validation" in capsys.readouterr().err
     command += ["--validation", str(tmp_path / "heads.npz")]
@@ -213,6 +215,9 @@ def test_scans_of_ones_own_are_learned_from(label_map, tmp_path, capsys):
     assert "2 people to learn from" in capsys.readouterr().out
     assert main(["train", "qsmnet", *command[2:], "--output", str(tmp_path / "other")]) == 2
     assert "sub-1 holds no chi.nii.gz" in capsys.readouterr().err
+    for name, needed in (("iqsm+", "wrapped phase"), ("nextqsm", "total fields")):
+        assert main(["train", name, "--data", str(tmp_path / "scans"), "--output", str(tmp_path / "other")]) == 2
+        assert f"{name} learns from {needed}" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
 
 
@@ -320,7 +325,7 @@ def test_a_network_of_ones_own_scans_is_used_in_their_frame(label_map, tmp_path)
     write_packed(tmp_path / "heads.npz", [label_map])
     write_scan(tmp_path / "scans" / "sub-0", 0, chi=False)
     command = ["train", "uqsm+", "--data", str(tmp_path / "scans"), "--validation", str(tmp_path / "heads.npz")]
-    command += [part for text in TINY if "voxel" not in text for part in ("--set", text)]
+    command += [part for text in [*TINY, *OF_KIND["unet"]] if "voxel" not in text for part in ("--set", text)]
     assert main([*command, "--steps", "1", "--output", str(tmp_path / "run")]) == 0
     weights = tmp_path / "run" / "best.safetensors"
     assert read_trained(weights).voxel_sizes == ((5.0, 5.0, 5.0),)
@@ -333,13 +338,19 @@ def test_a_network_of_ones_own_scans_is_used_in_their_frame(label_map, tmp_path)
     assert record["frame"] == "the scan's own" and str(tmp_path) not in json.dumps(record)
 
 
-def test_published_weights_are_checked_and_say_where_they_come_from(label_map, tmp_path, capsys):
+@pytest.mark.parametrize("name", ["qsmnet", "iqsm+", "nextqsm"])
+def test_published_weights_are_checked_and_say_where_they_come_from(name, label_map, tmp_path, capsys):
     write_packed(tmp_path / "heads.npz", [label_map, label_map])
-    command = ["train", "qsmnet", "--data", str(tmp_path / "heads.npz"), "--output", str(tmp_path / "run")]
-    assert main([*command, "--steps", "2", *(part for text in TINY for part in ("--set", text))]) == 0
-    path = publish(tmp_path / "run", "mine", tmp_path / "weights")
+    command = ["train", name, "--data", str(tmp_path / "heads.npz"), "--output", str(tmp_path / "run")]
+    settings = tiny(name)
+    small = [part for text in [*TINY, *OF_KIND[settings.network.kind]] for part in ("--set", text)]
+    assert main([*command, "--steps", "2", *small]) == 0
+    path = publish(tmp_path / "run", "mine", [label_map], tmp_path / "weights")
     assert sorted(one.name for one in path.parent.iterdir()) == ["SHA256SUMS", "mine.md", "mine.safetensors"]
-    assert load_trained("mine", path.parent).recipe == "qsmnet"
+    trained = load_trained("mine", path.parent)
+    assert trained.recipe == name and trained.takes == settings.takes
     card = (path.parent / "mine.md").read_text()
-    assert "Stored** in" in card and "chimap train qsmnet --data heads.npz" in card
+    assert "Stored** in" in card and f"chimap train {name} --data heads.npz" in card
+    angle = "0 degrees" if name == "qsmnet" else "90 degrees"
+    assert f"5 x 5 x 5 mm, B0 up to {angle}" in card and ("told to the network" in card) == (name != "qsmnet")
     assert str(tmp_path) not in card

@@ -74,6 +74,11 @@ def train_network(
     own = data.is_dir()
     people = [] if own else read_packed(data)
     judges = read_packed(validation) if validation is not None else []
+    if own and settings.takes != "local field":
+        raise InputError(
+            f"{recipe} learns from {'wrapped phase' if settings.takes == 'phase' else 'total fields'}, and {data} is a "
+            "folder of local fields: give packed label maps"
+        )
     if own and not judges:
         raise InputError(f"{data} is a folder of scans: give packed label maps to judge by with --validation")
     if not judges:

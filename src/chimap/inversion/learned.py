@@ -205,5 +205,5 @@ def how_resampled(weights: str | Path, voxel_size: Triple, b0_direction: Triple,
     turned = f"turned by {angle:.0f} degrees and " if angle > 1 else ""
     return (
         f"The network has learned with other voxels or directions of B0: the {known.takes} was {turned}resampled to "
-        f"voxels of {size} mm, and chi brought back, which blurs a little."
+        f"voxels of {size} mm, and what it found brought back, which blurs a little."
     )

@@ -1,4 +1,4 @@
-"""Networks that start earlier in the chain: chi of the total field, or of the wrapped phase, in one step."""
+"""Networks that start earlier in the chain: chi or local field of the total field, or of the wrapped phase."""
 
 from pathlib import Path
 
@@ -8,9 +8,10 @@ from torch.nn.functional import max_pool3d
 
 from chimap.arrays import Echoes, Mask, Triple, Volume
 from chimap.inversion.frame import Frame, frame_of, into, out_of, sampled
-from chimap.inversion.learned import MARGIN, trained_by
+from chimap.inversion.learned import MARGIN, invert, trained_by
 from chimap.linalg import bounding_box
 from chimap.networks.apply import outputs, predict
+from chimap.physics.dipole import DipoleModel
 from chimap.physics.units import radians_per_ppm
 
 
@@ -26,9 +27,9 @@ def from_phase(
     weights: str | Path,
     bf16: bool = False,
 ) -> tuple[Volume, Mask]:
-    """chi by a network that takes wrapped phase: of each echo, and the mean of these weighted by (magnitude TE)^2.
+    """What a network finds in wrapped phase: of each echo, and the mean of these weighted by (magnitude TE)^2.
 
-    A scan of other voxels than the network knows is brought to those as a complex signal, and chi back.
+    A scan of other voxels than the network knows is brought to those as a complex signal, and what it finds back.
 
     Args:
         phase: Wrapped [rad], (echo, x, y, z).
@@ -42,7 +43,8 @@ def from_phase(
         bf16: Convolutions in bfloat16: faster, and less exact.
 
     Returns:
-        chi [ppm], and where it is valid: a voxel less than the mask on every side, as the Laplacian needs neighbours.
+        chi, or of iQFM the local field [ppm], and where it is valid: a voxel less than the mask on every side, as the
+        Laplacian needs neighbours.
 
     Raises:
         InputError: There are no such weights, or they take no phase.
@@ -141,6 +143,37 @@ def from_total_field(
         whole[box] = volume if frame is None else out_of(volume, inside, frame)
         maps.append(whole * mask)
     return maps[0], maps[1]
+
+
+def local_from_total_field(
+    total_field: Volume,
+    noise: Volume | None,
+    mask: Mask,
+    dipole: DipoleModel,
+    *,
+    weights: str | Path,
+    bf16: bool = False,
+) -> tuple[Volume, Mask]:
+    """The local field by a network that removes the background, as SHARQnet does. `noise` is not looked at.
+
+    Args:
+        total_field: [ppm], (x, y, z).
+        noise: Ignored.
+        mask: Same shape.
+        dipole: Says voxel size and direction of B0.
+        weights: The best.safetensors of a training.
+        bf16: Convolutions in bfloat16.
+
+    Returns:
+        Local field [ppm], zero outside the mask, and the mask, which stays as it is.
+
+    Raises:
+        InputError: There are no such weights, or they take no total field.
+
+    References:
+        SHARQnet: Bollmann et al. 2019, doi:10.1016/j.zemedi.2019.01.001.
+    """
+    return invert(total_field, mask, dipole, trained_by(weights, "total field"), bf16=bf16), mask
 
 
 def _in_frame(phase: Tensor, magnitude: Tensor, frame: Frame | None) -> tuple[Tensor, Tensor]:

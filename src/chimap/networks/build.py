@@ -6,15 +6,17 @@ from torch import nn
 
 from chimap.networks.laplacian import InstantNet, InstantShape
 from chimap.networks.octave import OctaveNet, OctaveShape
+from chimap.networks.proximal import ProximalNet, ProximalShape
 from chimap.networks.unet import UNet, UNetShape
 from chimap.networks.variational import VariationalNet, VariationalShape
 
-NetworkShape = UNetShape | InstantShape | OctaveShape | VariationalShape
+NetworkShape = UNetShape | InstantShape | OctaveShape | VariationalShape | ProximalShape
 _KINDS: dict[str, tuple[type, type[nn.Module]]] = {
     "unet": (UNetShape, UNet),
     "instant": (InstantShape, InstantNet),
     "octave": (OctaveShape, OctaveNet),
     "variational": (VariationalShape, VariationalNet),
+    "proximal": (ProximalShape, ProximalNet),
 }
 
 

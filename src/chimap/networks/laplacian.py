@@ -9,6 +9,7 @@ from torch.nn.functional import conv3d, max_pool3d
 
 from chimap.networks.orientation import Coding, ConvUnit, OrientationCode
 from chimap.networks.sizes import cropped, padded
+from chimap.networks.symmetry import in_standard_frame
 
 LAPLACIAN = (-44 / 13, 3 / 13, 3 / 26, 1 / 13)
 """The 27-point stencil: centre, 6 faces, 12 edges, 8 corners. Per voxel, whatever its size."""
@@ -28,6 +29,7 @@ class InstantShape:
         coding: Of the direction.
         edit_kernel: Whether these modules have their kernel,
         edit_vectors: and their vectors; for an ablation.
+        standard_frame: Whether axes are exchanged and mirrored until B0 is near z.
     """
 
     kind: Literal["instant"] = "instant"
@@ -40,6 +42,7 @@ class InstantShape:
     coding: Coding = "vector"
     edit_kernel: bool = True
     edit_vectors: bool = True
+    standard_frame: bool = False
 
 
 IQSM = InstantShape()
@@ -122,6 +125,11 @@ class InstantNet(nn.Module):
 
     def forward(self, channels: Tensor, b0_direction: Tensor, voxel_size: Tensor) -> Tensor:
         """(batch, 2, x, y, z), (batch, 3) and (batch, 3) to (batch, 1, x, y, z)."""
+        if self.shape.standard_frame:
+            return in_standard_frame(self._found, channels, b0_direction, voxel_size)
+        return self._found(channels, b0_direction, voxel_size)
+
+    def _found(self, channels: Tensor, b0_direction: Tensor, voxel_size: Tensor) -> Tensor:
         phase, gain = channels[:, :1], channels[:, 1:]
         with torch.no_grad():
             # a window of three voxels that lie in the mask, none beyond it or the grid

@@ -10,6 +10,7 @@ from torch.nn.functional import avg_pool3d, max_pool3d, relu
 
 from chimap.networks.orientation import Coding, OrientationCode, OrientedConv
 from chimap.networks.sizes import cropped, padded
+from chimap.networks.symmetry import in_standard_frame
 
 Pair = tuple[Tensor, Tensor]
 """Features on the fine grid and on the coarse one."""
@@ -26,6 +27,7 @@ class OctaveShape:
         coding: Of the direction.
         edit_kernel: Whether these modules have their kernel,
         edit_vectors: and their vectors; for an ablation.
+        standard_frame: Whether axes are exchanged and mirrored until B0 is near z.
     """
 
     kind: Literal["octave"] = "octave"
@@ -35,6 +37,7 @@ class OctaveShape:
     coding: Coding = "vector"
     edit_kernel: bool = True
     edit_vectors: bool = True
+    standard_frame: bool = False
 
 
 XQSM = OctaveShape()
@@ -86,6 +89,11 @@ class OctaveNet(nn.Module):
 
     def forward(self, channels: Tensor, b0_direction: Tensor, voxel_size: Tensor) -> Tensor:
         """(batch, 1, x, y, z), (batch, 3) and (batch, 3) to (batch, 1, x, y, z)."""
+        if self.shape.standard_frame:
+            return in_standard_frame(self._found, channels, b0_direction, voxel_size)
+        return self._found(channels, b0_direction, voxel_size)
+
+    def _found(self, channels: Tensor, b0_direction: Tensor, voxel_size: Tensor) -> Tensor:
         code = None if self.code is None else self.code(b0_direction)
         x, placed = padded(channels, 2 ** (self.shape.pools + 1))
         split, *more = self.first

@@ -50,6 +50,9 @@ UQSM_PLUS = UNetShape(inputs=2)
 QSMNET = UNetShape(base=32, convolutions=2, kernel=5, norm=True, up="deconvolution")
 """QSMnet (Yoon et al. 2018, doi:10.1016/j.neuroimage.2018.06.030) and QSMnet+ (Jung et al. 2020,
 doi:10.1016/j.neuroimage.2020.116619)."""
+DEEPQSM = UNetShape(base=16, convolutions=2, slope=0.0, up="deconvolution")
+"""DeepQSM (Bollmann et al. 2019, doi:10.1016/j.neuroimage.2019.03.060) and SHARQnet (Bollmann et al. 2019,
+doi:10.1016/j.zemedi.2019.01.001), as far as their papers tell: neither was published as code."""
 
 
 class UNet(nn.Module):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
 from chimap.networks.sizes import cropped, padded
-from chimap.physics.dipole import DipoleModel
+from chimap.physics.dipole import applied_to_each, dipole_models
 
 WIDEST = 512
 """Channels that no level exceeds."""
@@ -117,14 +117,15 @@ class VariationalNet(nn.Module):
         found = self.background(field).float()
         local = (field - found if self.shape.residual else found) * mask
         given = channels[:, 2:] if channels.shape[1] > 2 else local
-        dipoles = self._dipoles(channels, b0_direction, voxel_size)
+        x, y, z = field.shape[-3:]
+        dipoles = dipole_models((x, y, z), voxel_size, b0_direction, padding=self.shape.padding)
         learning = torch.is_grad_enabled()
-        x = given
+        chi = given
         for weight in self.data_weights:
-            slope = self._slope(x, keep=learning)
-            misfit = mask * (_applied(dipoles, x) - given)
-            x = (x - weight.clamp_min(0) * _applied(dipoles, misfit) - slope) * mask
-        return torch.cat([local, x], dim=1)
+            slope = self._slope(chi, keep=learning)
+            misfit = mask * (applied_to_each(dipoles, chi) - given)
+            chi = (chi - weight.clamp_min(0) * applied_to_each(dipoles, misfit) - slope) * mask
+        return torch.cat([local, chi], dim=1)
 
     def _slope(self, x: Tensor, *, keep: bool) -> Tensor:
         """Gradient of the regulariser at x; `keep` it differentiable."""
@@ -137,15 +138,3 @@ class VariationalNet(nn.Module):
             energy = found.square().sum() / 2 if self.shape.penalty == "squares" else found.abs().sum()
             (slope,) = torch.autograd.grad(energy, x, create_graph=keep)
         return slope.float()
-
-    def _dipoles(self, channels: Tensor, b0_direction: Tensor, voxel_size: Tensor) -> list[DipoleModel]:
-        x, y, z = channels.shape[-3:]
-        return [
-            DipoleModel((x, y, z), (a, b, c), (i, j, k), padding=self.shape.padding).to(channels.device)
-            for (a, b, c), (i, j, k) in zip(voxel_size.tolist(), b0_direction.tolist(), strict=True)
-        ]
-
-
-def _applied(dipoles: list[DipoleModel], volumes: Tensor) -> Tensor:
-    """A of each sample of a batch (batch, 1, x, y, z); A is its own transpose."""
-    return torch.stack([dipole(one.float()) for dipole, one in zip(dipoles, volumes, strict=True)])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from chimap.arrays import Triple
 from chimap.errors import InputError
 from chimap.networks.build import build, shape_of
+from chimap.networks.folding import fold
 
 FOLDER = Path(__file__).parents[1] / "weights"
 SUMS = "SHA256SUMS"
@@ -28,7 +29,7 @@ class Trained:
     """A network that has learned.
 
     Attributes:
-        network: In evaluation mode, on the CPU.
+        network: In evaluation mode, on the CPU, its normalisations folded into its convolutions.
         input_scale: The field [ppm] is multiplied by this before the network.
         output_scale: What the network gives is multiplied by this [ppm].
         recipe: Its name.
@@ -88,7 +89,7 @@ def read_trained(path: Path) -> Trained:
         raise InputError(f"{path} holds no weights of a chimap network: {error}") from None
     network = build(shape_of(settings["network"]))
     network.load_state_dict(unpacked(weights))
-    network.eval().requires_grad_(False)
+    fold(network.eval().requires_grad_(False))
     network = network.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
     return Trained(
         network,

@@ -195,6 +195,28 @@ class DipoleModel(nn.Module):
         return self.forward(field)
 
 
+def dipole_models(
+    shape: Shape, voxel_size: Tensor, b0_direction: Tensor, *, padding: int | Sequence[int] | None = None
+) -> list[DipoleModel]:
+    """The model of each sample of a batch.
+
+    Args:
+        shape: Grid (x, y, z) of all.
+        voxel_size: [mm], (batch, 3), on the device of the models.
+        b0_direction: In voxel axes, (batch, 3).
+        padding: As `DipoleModel` has it.
+    """
+    return [
+        DipoleModel(shape, (a, b, c), (i, j, k), padding=padding).to(voxel_size.device)
+        for (a, b, c), (i, j, k) in zip(voxel_size.tolist(), b0_direction.tolist(), strict=True)
+    ]
+
+
+def applied_to_each(models: Sequence[DipoleModel], volumes: Tensor) -> Tensor:
+    """The model of each sample on its volumes (batch, ..., x, y, z), in float32; each is its own transpose."""
+    return torch.stack([model(one.float()) for model, one in zip(models, volumes, strict=True)])
+
+
 def unit_vector(direction: Sequence[float]) -> Triple:
     """The direction with length 1.
 

@@ -6,11 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from chimap import __version__
-from chimap.methods import TO_CHI, Method, Stage, find
+from chimap.methods import TO_CHI, TO_LOCAL_FIELD, Method, Stage, find
 from chimap.plan import Plan
 from chimap.scan import Maps, Scan
 
-STAGES: tuple[Stage, ...] = ("mask", "unwrap", "background", "inversion")
+STAGES: dict[Stage, tuple[Stage, ...]] = {
+    "mask": ("mask",),
+    "unwrap": ("unwrap",),
+    "background": TO_LOCAL_FIELD,
+    "inversion": TO_CHI,
+}
+"""Fields of a plan, and the stages that a method named there may be of."""
 
 # Names as papers write them, where that is not the name on the command line.
 _NAMES = {
@@ -65,12 +71,12 @@ def methods_used(scan: Scan, plan: Plan) -> list[UsedMethod]:
         InputError: The plan names a method that is not in the table.
     """
     used = []
-    for stage in STAGES:
+    for stage, kinds in STAGES.items():
         if stage == "mask" and scan.mask is not None:
             continue
         if stage == "background" and find(plan.inversion, *TO_CHI).stage == "from total field":
             continue
-        method = find(getattr(plan, stage), *(TO_CHI if stage == "inversion" else (stage,)))
+        method = find(getattr(plan, stage), *kinds)
         defaults = method.parameters()
         parameters = {**defaults, **plan.settings.get(method.name, {})}
         changed = {name: default for name, default in defaults.items() if parameters[name] != default}
@@ -96,6 +102,7 @@ def methods_paragraph(scan: Scan, maps: Maps, plan: Plan) -> str:
     numbers = {reference: number for number, reference in enumerate(references(used), 1)}
     by_stage: dict[Stage, UsedMethod] = {row.method.stage: row for row in used}
     last = used[-1].method.stage
+    removal: Stage = "background from phase" if "background from phase" in by_stage else "background"
 
     def named(stage: Stage) -> str:
         row = by_stage[stage]
@@ -131,16 +138,18 @@ def methods_paragraph(scan: Scan, maps: Maps, plan: Plan) -> str:
         sentences.append(
             f"Susceptibility was computed from the wrapped phase of each echo in one step with {named(last)}, for "
             f"{100 * kept:.1f} % of the brain mask; for comparison, the background field was removed from the total "
-            f"field with {named('background')}."
+            f"field with {named(removal)}."
         )
     elif last == "from total field":
         sentences.append(
             f"Local field and susceptibility were computed from the total field in one step with {named(last)}."
         )
     else:
+        removed = "The local field was found in the wrapped phase of each echo"
+        if removal == "background":
+            removed = "The background field was removed"
         sentences.append(
-            f"The background field was removed with {named('background')}, after which {100 * kept:.1f} % of the "
-            "brain mask remained valid."
+            f"{removed} with {named(removal)}, after which {100 * kept:.1f} % of the brain mask remained valid."
         )
         sentences.append(f"Susceptibility was computed from the local field with {named('inversion')}.")
     if plan.reference == "mask":

@@ -1,46 +1,50 @@
 """From a finished training to weights that come with the package: small, with a card and a checksum.
 
-    python -m chimap.training.publish RUN NAME [--folder src/chimap/weights]
+    python -m chimap.training.publish RUN NAME --validation PACKED [--folder src/chimap/weights]
 
-RUN is the output folder of `chimap train`. NAME is the method's. The card says what was done, so that it can be done
-again; scores on the benchmark are added by hand from its table, with the command that made it.
+RUN is the output folder of `chimap train`, PACKED what it was judged by, NAME the method's. The card says what was
+done, so that it can be done again; scores on the benchmark are added by hand from its table, with the command that made
+it.
 """
 
 import argparse
 import hashlib
 import json
+import math
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import torch
 from safetensors.torch import save_file
 
-from chimap import metrics
-from chimap.inversion.learned import by_network
 from chimap.networks.build import build
-from chimap.networks.weights import FOLDER, SUFFIX, SUMS, packed
-from chimap.physics.dipole import DipoleModel
-from chimap.simulation.acquisition import local_field_of
-from chimap.simulation.field_error import field_error
-from chimap.simulation.head import built_in_head
-from chimap.training.settings import to_json
-from chimap.training.train import read_best
+from chimap.networks.weights import FOLDER, SUFFIX, SUMS, packed, read_trained
+from chimap.simulation.labels import LabelMap, read_packed
+from chimap.training.settings import Settings, to_json
+from chimap.training.train import read_best, validate, validation_samples
 
 MOST_LOSS = 0.5
 """Of NRMSE [%] by storing in 8 bits."""
+LIMITS = {
+    "local field": "other voxels are resampled to these and back by splines, which blurs",
+    "total field": "other voxels are resampled to these and back by splines, which blurs",
+    "phase": "other voxels are resampled to these as a complex signal, and chi back by splines, which blurs",
+}
+"""By what a network takes: what becomes of a scan unlike those it learned from."""
 
 
-def publish(run: Path, name: str, folder: Path) -> Path:
+def publish(run: Path, name: str, people: Sequence[LabelMap], folder: Path) -> Path:
     """Write <name>.safetensors, its card <name>.md, and its line in SHA256SUMS.
 
-    Weights are stored in 8 bits where that adds less than `MOST_LOSS` to the error of a map of the built-in head, and
-    in float16 elsewhere.
+    Weights are stored in 8 bits where that adds less than `MOST_LOSS` to the error on the validation samples, and in
+    float16 elsewhere.
 
     Args:
         run: Output folder of a training.
         name: Of the method.
+        people: That it was judged by.
         folder: To write to.
 
     Returns:
@@ -53,17 +57,18 @@ def publish(run: Path, name: str, folder: Path) -> Path:
     path = folder / f"{name}{SUFFIX}"
     metadata = {"settings": to_json(settings), "record": json.dumps(record)}
     hidden: dict[Literal[8, 16], Path] = {8: folder / f".{name}.8{SUFFIX}", 16: folder / f".{name}.16{SUFFIX}"}
+    samples = validation_samples(people, settings)
     errors = {}
     for bits, file in hidden.items():
         save_file(packed(weights, bits), file, metadata=metadata)
         file.chmod(0o644)  # safetensors writes for its owner alone
-        errors[bits] = error_on_built_in_head(file)
-    exact = error_on_built_in_head(run / "best.safetensors")
+        errors[bits] = validate(read_trained(file).network, samples, settings)
+    exact = validate(read_trained(run / "best.safetensors").network, samples, settings)
     bits = 8 if errors[8] - exact < MOST_LOSS else 16
     os.replace(hidden.pop(bits), path)
     for file in hidden.values():
         file.unlink()
-    stored = f"{bits} bits: NRMSE {exact:.2f} % of the built-in head's map becomes {errors[bits]:.2f} %"
+    stored = f"{bits} bits: the score of {exact:.2f} % becomes {errors[bits]:.2f} %"
     if bits == 16:
         stored += f"; with 8 bits it would become {errors[8]:.2f} %"
     sums = folder / SUMS
@@ -92,8 +97,7 @@ def publish(run: Path, name: str, folder: Path) -> Path:
 
 ## Limits
 
-Learned on simulated axial fields of 1 mm; other scans are brought into that frame by splines and back, which blurs. Not
-tried on patients. See the benchmark in docs/benchmark.md for how it compares.
+{limits(settings)} Not tried on patients. See the benchmark in docs/benchmark.md for how it compares.
 
 ## Validation NRMSE [%] over the steps
 
@@ -118,25 +122,28 @@ The command with `--steps {settings.steps}` gives these again, on the same devic
     return path
 
 
-def error_on_built_in_head(weights: Path) -> float:
-    """NRMSE [%] of a map by these weights, of a field with the error of a real one."""
-    head = built_in_head((112, 120, 96), (1.0, 1.0, 1.0), seed=3)
-    local = local_field_of(head)
-    where = (head.labels, head.mask, head.voxel_size, head.b0_direction)
-    error = field_error(*where, share=0.5, local_field=local, generator=torch.Generator().manual_seed(0))
-    dipole = DipoleModel(head.shape, head.voxel_size, head.b0_direction)
-    chi = by_network((local + error) * head.mask, head.mask, dipole, weights=weights)
-    return metrics.nrmse(chi, head.chi, head.mask, demean=True)
+def limits(settings: Settings) -> str:
+    """What the network has seen, and what becomes of other scans."""
+    samples = settings.samples
+    sizes = ", ".join(" x ".join(f"{length:g}" for length in size) for size in samples.voxel_sizes)
+    degrees = math.degrees(samples.tilt)
+    seen = f"Learned on simulated scans of {sizes} mm, B0 up to {degrees:.0f} degrees from the grid's z"
+    told = getattr(settings.network, "oriented", False) or settings.network.kind == "variational"
+    if degrees == 0:
+        turned = "oblique scans are turned to it and back"
+    else:
+        turned = "its direction is told to the network" if told else "its direction is not told to the network"
+    return f"{seen};\n{LIMITS[settings.takes]}; {turned}."
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("name")
+    parser.add_argument("--validation", type=Path, required=True)
     parser.add_argument("--folder", type=Path, default=FOLDER)
     options = parser.parse_args()
-    with torch.no_grad():
-        print(publish(options.run, options.name, options.folder))
+    print(publish(options.run, options.name, read_packed(options.validation), options.folder))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from chimap.arrays import Shape, Triple
 from chimap.errors import InputError
-from chimap.physics.random_sources import blob_source
+from chimap.physics.dipole import DipoleModel
+from chimap.physics.random_sources import blob_source, simple_shapes
 from chimap.physics.shim import shim_field
 from chimap.physics.units import radians_per_ppm
 from chimap.simulation.acquisition import FieldKernels, field_kernels, fields_of, measure
@@ -59,6 +60,8 @@ class SampleSettings:
         whole_brain: Whether the local field is that of the whole brain. Without, it is that of the sample's own chi:
             for losses that compare it with the field of what a network finds in the sample.
         scan: Whether total field, phase and magnitude are wanted too: they take as long again as the rest.
+        solids: So many cuboids, and as many spheres, fill the grid instead of a head; without error or noise. The rest
+            then says nothing but size, voxels and directions.
     """
 
     shape: Shape = (64, 64, 64)
@@ -80,6 +83,7 @@ class SampleSettings:
     least_brain: float = 0.3
     whole_brain: bool = True
     scan: bool = True
+    solids: int = 0
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,8 @@ def draw_sample(label_maps: Sequence[LabelMap], settings: SampleSettings, seed: 
     host = torch.Generator().manual_seed(seed)
     device = label_maps[0].classes.device
     generator = torch.Generator(device).manual_seed(seed)
+    if settings.solids:
+        return _solids(settings, host, generator)
     label_map = label_maps[_choice(len(label_maps), host)]
     voxel_size = settings.voxel_sizes[_choice(len(settings.voxel_sizes), host)]
     tesla = settings.field_strengths[_choice(len(settings.field_strengths), host)]
@@ -205,10 +211,7 @@ def _place(
     for _ in range(50):
         tilt, about, follows, *place = torch.rand(6, generator=host).tolist()
         scale = (0.88 + 0.24 * torch.rand(3, generator=host)).tolist()
-        # uniform over the directions up to the tilt
-        cosine, about = 1 - tilt * (1 - math.cos(settings.tilt)), 2 * math.pi * about
-        sine = math.sqrt(1 - cosine**2)
-        grid_rotation = angles_for_b0((sine * math.cos(about), sine * math.sin(about), cosine))
+        grid_rotation = angles_for_b0(_direction(settings, tilt, about))
         # half of the grids follow a tilted head, the others lie oblique in one that is nearly straight
         nod = [0.2 * angle for angle in torch.randn(3, generator=host).tolist()]
         head_rotation = grid_rotation if follows < 0.5 else (nod[0], nod[1], nod[2])
@@ -228,6 +231,38 @@ def _place(
         if head.mask.any():
             return head
     raise InputError(f"{label_map.name}: no place of {shape} voxels holds {100 * settings.least_brain:.0f} % brain")
+
+
+def _direction(settings: SampleSettings, tilt: float, about: float) -> Triple:
+    """Uniform over the directions up to the tilt, for two numbers uniform in [0, 1)."""
+    cosine, about = 1 - tilt * (1 - math.cos(settings.tilt)), 2 * math.pi * about
+    sine = math.sqrt(1 - cosine**2)
+    return sine * math.cos(about), sine * math.sin(about), cosine
+
+
+def _solids(settings: SampleSettings, host: torch.Generator, generator: torch.Generator) -> Sample:
+    """Cuboids and spheres of random chi, their field, and nothing else, as DeepQSM learned from."""
+    tilt, about = torch.rand(2, generator=host).tolist()
+    b0 = _direction(settings, tilt, about)
+    size = settings.voxel_sizes[_choice(len(settings.voxel_sizes), host)]
+    chi = simple_shapes(
+        settings.shape, generator=generator, cuboids=settings.solids, spheres=settings.solids, spread=0.1
+    )
+    device = chi.device
+    field = DipoleModel(settings.shape, size, b0, padding=max(settings.shape) // 2).to(device)(chi)
+    return Sample(
+        chi=chi,
+        local_field=field,
+        measured_local_field=field,
+        total_field=None,
+        phase=None,
+        magnitude=None,
+        field_noise=torch.zeros_like(chi),
+        mask=torch.ones_like(chi, dtype=torch.bool),
+        b0_direction=torch.tensor(b0, device=device),
+        voxel_size=torch.tensor(size, device=device),
+        radians_per_ppm=torch.tensor(1.0, device=device),
+    )
 
 
 def _changed(head: Head, settings: SampleSettings, host: torch.Generator, generator: torch.Generator) -> Head:

@@ -123,7 +123,9 @@ def train(
         last = state.step == settings.steps
         stop = time.perf_counter() - begun > stop_after
         if rank == 0 and (last or state.step % settings.validate_every == 0):
-            score = validate(state, judged, settings)
+            averaged = build(settings.network).to(device).eval()
+            averaged.load_state_dict(state.average)
+            score = validate(averaged, judged, settings)
             entry |= {"validation": score, "seconds": round(state.seconds, 1)}
             if score < state.best:
                 state.best = score
@@ -174,6 +176,7 @@ def validation_samples(people: Sequence[LabelMap], settings: Settings) -> list[S
         invert=0.0,
         scale_positive=(1.0, 1.0),
         blobs=0.0,
+        solids=0,
         whole_brain=True,
         scan=settings.samples.scan,
     )
@@ -185,13 +188,11 @@ def validation_samples(people: Sequence[LabelMap], settings: Settings) -> list[S
 
 
 @torch.no_grad()
-def validate(state: State, samples: Sequence[Sample], settings: Settings) -> float:
-    """Mean NRMSE [%] of the averaged weights, both maps relative to their mean in the mask."""
-    judged = build(settings.network).to(next(state.network.parameters()).device).eval()
-    judged.load_state_dict(state.average)
+def validate(network: nn.Module, samples: Sequence[Sample], settings: Settings) -> float:
+    """Mean NRMSE [%] of what a network finds, maps of chi relative to their mean in the mask."""
     errors = []
     for sample in samples:
-        found = found_in(judged, stacked([sample]), settings)[0, -1]
+        found = found_in(network, stacked([sample]), settings)[0, -1]
         errors.append(metrics.nrmse(found, wanted(sample, settings), sample.mask, demean=True))
     return sum(errors) / max(len(errors), 1)
 

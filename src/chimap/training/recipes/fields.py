@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from chimap.arrays import Shape, Triple
-from chimap.physics.dipole import DipoleModel
+from chimap.physics.dipole import DipoleModel, applied_to_each
 from chimap.training.samples import Sample
 
 
@@ -21,7 +21,7 @@ def dipoles(sample: Sample) -> list[DipoleModel]:
 
 def fields_of(chi: Tensor, sample: Sample) -> Tensor:
     """Field [ppm] of chi [ppm], (batch, x, y, z), each with its sample's direction of B0."""
-    return torch.stack([dipole(one[None])[0] for one, dipole in zip(chi, dipoles(sample), strict=True)])
+    return applied_to_each(dipoles(sample), chi)
 
 
 @lru_cache(maxsize=16)

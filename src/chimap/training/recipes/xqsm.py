@@ -27,13 +27,18 @@ _XQSM = Settings(
     output_scale=0.028,
     weights={},
     choices={"distance": "absolute"},
+    freeze_norm=0.6,
 )
 _GPU = {
     "xqsm": _XQSM,
     "xqsm-mixed": replace(_XQSM, recipe="xqsm-mixed", samples=_ANY),
     # the direction is an even function, and the model loss comes with it: as iQSM+
     "xqsm+": replace(
-        _XQSM, recipe="xqsm+", samples=_ANY, network=replace(XQSM_PLUS, coding="tensor"), weights={"model": 0.1}
+        _XQSM,
+        recipe="xqsm+",
+        samples=_ANY,
+        network=replace(XQSM_PLUS, coding="tensor", standard_frame=True),
+        weights={"model": 0.1},
     ),
 }
 NEEDS_CHI = True
