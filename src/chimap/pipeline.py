@@ -143,7 +143,7 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
                 )
 
     for method in (to_chi,) if to_chi.stage == "from total field" else (chosen["background"], to_chi):
-        resampled = note_on_frame(method, scan.voxel_size, scan.b0_direction, scan.shape)
+        resampled = note_on_frame(method, scan.voxel_size, scan.b0_direction, scan.shape, plan.settings)
         if resampled is not None:
             notes.append(resampled)
     if plan.reference == "mask":
@@ -205,13 +205,20 @@ def invert(
     return methods.call(found, chosen, *arguments)
 
 
-def note_on_frame(method: methods.Method, voxel_size: Triple, b0_direction: Triple, shape: Shape) -> str | None:
+def note_on_frame(
+    method: methods.Method,
+    voxel_size: Triple,
+    b0_direction: Triple,
+    shape: Shape,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+) -> str | None:
     """What a network's frame did to a scan, as a sentence; None where nothing, or where there is no network."""
     if method.weights is None:
         return None
     from chimap.inversion.learned import how_resampled
 
-    return how_resampled(method.weights, voxel_size, b0_direction, shape)
+    turn = (settings or {}).get(method.name, {}).get("turn", True)
+    return how_resampled(method.weights, voxel_size, b0_direction, shape, turn=turn)
 
 
 MARGIN = 10.0  # mm between the mask and its own periodic image

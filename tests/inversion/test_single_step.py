@@ -89,11 +89,11 @@ def test_a_local_field_is_refused_in_one_sentence(weights, tmp_path, capsys):
     assert "chimap run" in capsys.readouterr().err
 
 
-def saved(folder, takes, gives, shape):
+def saved(folder, takes, gives, shape, tilt=1.5708):
     torch.manual_seed(3)
     settings = {
         "recipe": "own", "takes": takes, "gives": gives, "network": asdict(shape), "input_scale": 30.0,
-        "output_scale": 0.03, "samples": {"voxel_sizes": [[1.0, 1.0, 1.0]], "tilt": 1.5708},
+        "output_scale": 0.03, "samples": {"voxel_sizes": [[1.0, 1.0, 1.0]], "tilt": tilt},
     }  # fmt: skip
     path = folder / "best.safetensors"
     save_file(build(shape).state_dict(), path, {"settings": json.dumps(settings)})
@@ -116,3 +116,20 @@ def test_a_network_that_gives_the_local_field_takes_the_place_of_background_remo
     assert found in methods_paragraph(scan, maps, plan)
     with pytest.raises(InputError, match=r"best.safetensors is for background.*, not for inversion"):
         pipeline.reconstruct(scan, Plan(inversion=str(path)))
+
+
+def test_a_network_of_axial_scans_is_affined_unless_it_is_told_to_be_itself(scene, tmp_path):
+    phase, magnitude, mask = scene
+    path = saved(tmp_path, "phase", "chi", InstantShape(base=2, pools=2, kernels=2), tilt=0.0)
+    oblique = (0.6, 0.0, 0.8)
+
+    def chi(b0, **options):
+        return from_phase(phase, magnitude, mask, (0.01, 0.02), 3.0, MM, b0, weights=path, **options)[0]
+
+    axial = chi(Z)
+    torch.testing.assert_close(chi(oblique, turn=False), axial)  # it is not told the direction
+    assert float((chi(oblique) - axial).abs().max()) > 0.01 * float(axial.abs().max())
+    scan = Scan(phase, magnitude, (0.01, 0.02), 3.0, MM, oblique, np.eye(4), mask=mask)
+    for turn, notes in ((True, 1), (False, 0)):
+        maps = pipeline.reconstruct(scan, Plan(inversion=str(path), settings={str(path): {"turn": turn}}))
+        assert sum("turned by 37 degrees" in note for note in maps.notes) == notes

@@ -35,6 +35,7 @@ OF_KIND = {
     "unet": ["network.base=2", "network.levels=3"],
     "instant": ["network.base=2", "network.pools=2", "network.kernels=2"],
     "proximal": ["network.base=4", "network.blocks=1"],
+    "affine": ["network.base=2", "network.levels=3", "network.width=4", "network.growth=2"],
     "octave": ["network.base=4", "network.pools=1"],
     "variational": ["network.base=4", "network.levels=3", "network.prior_base=2", "network.steps=2"],
 }

@@ -130,7 +130,7 @@ def invert(
         "chi is relative to": "its mean in the mask" if reference == "mask" else "zero sum over the whole grid",
         "voxel size [mm]": size,
         "B0 direction (voxel axes)": b0,
-        "frame": pipeline.note_on_frame(found, size, b0, (field.shape[0], field.shape[1], field.shape[2]))
+        "frame": pipeline.note_on_frame(found, size, b0, (field.shape[0], field.shape[1], field.shape[2]), settings)
         or "the scan's own",
         "versions": versions(),
     }

@@ -33,6 +33,7 @@ def by_network(
     *,
     weights: str | Path,
     refinement: int = 0,
+    turn: bool = True,
     bf16: bool = False,
     progress: Progress | None = None,
 ) -> Volume:
@@ -45,6 +46,8 @@ def by_network(
         weight: Of the data in a refinement; the mask if None.
         weights: Name of those that come with the package, such as "uqsm+", or the best.safetensors of a training.
         refinement: So many steps of uQSM+'s own loss on this scan edit the weights first.
+        turn: Whether a scan is turned where the network does not know its direction of B0. Without, it is taken as it
+            is, to see what that does.
         bf16: Convolutions of the pass that gives chi in bfloat16: faster, and less exact (benchmarks/inference.py).
         progress: Called with step and steps of a refinement.
 
@@ -66,6 +69,7 @@ def by_network(
         trained_by(weights, "local field"),
         weight=weight,
         refinement=refinement,
+        turn=turn,
         bf16=bf16,
         progress=progress,
     )
@@ -124,6 +128,7 @@ def invert(
     refinement: int = 0,
     learning_rate: float = 1e-4,
     variation: float = 4e-3,
+    turn: bool = True,
     bf16: bool = False,
     progress: Progress | None = None,
 ) -> Volume:
@@ -138,6 +143,7 @@ def invert(
         refinement: Steps on this scan.
         learning_rate: Of them.
         variation: Weight of the total variation in them.
+        turn: As `by_network` has it.
         bf16: Convolutions of the pass that gives chi in bfloat16.
         progress: Called with step and steps of the refinement.
     """
@@ -145,7 +151,7 @@ def invert(
     field, inside = (local_field * mask)[outer], mask[outer]
     trust = inside.to(field) if weight is None else (weight * mask)[outer]
     size, b0 = dipole.voxel_size, dipole.b0_direction
-    frame = frame_of(size, b0, tuple(field.shape), trained.voxel_sizes, trained.tilt)
+    frame = frame_of(size, b0, tuple(field.shape), trained.voxel_sizes, trained.tilt if turn else math.pi / 2)
     if frame is not None:
         trust = sampled(trust, frame.matrix, frame.offset, frame.shape, order=1)
         field, inside = into(field, inside, frame)
@@ -193,10 +199,12 @@ def _predict(network: nn.Module, field: Tensor, mask: Tensor, trained: Trained, 
     )
 
 
-def how_resampled(weights: str | Path, voxel_size: Triple, b0_direction: Triple, shape: Shape) -> str | None:
+def how_resampled(
+    weights: str | Path, voxel_size: Triple, b0_direction: Triple, shape: Shape, *, turn: bool = True
+) -> str | None:
     """A sentence for the report on what a network needs of a scan; None where the scan is as the network knows it."""
     known = trained_by(weights)
-    frame = frame_of(voxel_size, b0_direction, shape, known.voxel_sizes, known.tilt)
+    frame = frame_of(voxel_size, b0_direction, shape, known.voxel_sizes, known.tilt if turn else math.pi / 2)
     if frame is None:
         return None
     size = " x ".join(f"{edge:.3g}" for edge in frame.voxel_size)

@@ -1,5 +1,6 @@
 """Networks that start earlier in the chain: chi or local field of the total field, or of the wrapped phase."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ def from_phase(
     b0_direction: Triple,
     *,
     weights: str | Path,
+    turn: bool = True,
     bf16: bool = False,
 ) -> tuple[Volume, Mask]:
     """What a network finds in wrapped phase: of each echo, and the mean of these weighted by (magnitude TE)^2.
@@ -40,6 +42,8 @@ def from_phase(
         voxel_size: [mm].
         b0_direction: In voxel axes.
         weights: Name of those that come with the package, or the best.safetensors of a training.
+        turn: Whether a scan is turned where the network does not know its direction of B0: iQSM's weights are
+            Affined-iQSM then, and iQSM without.
         bf16: Convolutions in bfloat16: faster, and less exact.
 
     Returns:
@@ -57,7 +61,8 @@ def from_phase(
     box = bounding_box(mask, (MARGIN,) * 3)
     scan_mask = mask[box]
     x, y, z = scan_mask.shape
-    frame = frame_of(voxel_size, b0_direction, (x, y, z), trained.voxel_sizes, trained.tilt)
+    tilt = trained.tilt if turn else math.pi / 2
+    frame = frame_of(voxel_size, b0_direction, (x, y, z), trained.voxel_sizes, tilt)
     inside, size, b0 = scan_mask, voxel_size, b0_direction
     if frame is not None:
         size, b0 = frame.voxel_size, frame.b0_direction

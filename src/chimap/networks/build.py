@@ -4,19 +4,21 @@ from typing import Any
 
 from torch import nn
 
+from chimap.networks.affine import AffineNet, AffineShape
 from chimap.networks.laplacian import InstantNet, InstantShape
 from chimap.networks.octave import OctaveNet, OctaveShape
 from chimap.networks.proximal import ProximalNet, ProximalShape
 from chimap.networks.unet import UNet, UNetShape
 from chimap.networks.variational import VariationalNet, VariationalShape
 
-NetworkShape = UNetShape | InstantShape | OctaveShape | VariationalShape | ProximalShape
+NetworkShape = UNetShape | InstantShape | OctaveShape | VariationalShape | ProximalShape | AffineShape
 _KINDS: dict[str, tuple[type, type[nn.Module]]] = {
     "unet": (UNetShape, UNet),
     "instant": (InstantShape, InstantNet),
     "octave": (OctaveShape, OctaveNet),
     "variational": (VariationalShape, VariationalNet),
     "proximal": (ProximalShape, ProximalNet),
+    "affine": (AffineShape, AffineNet),
 }
 
 

@@ -13,6 +13,7 @@ import torch
 from chimap import losses
 from chimap.networks.variational import NEXTQSM
 from chimap.training.recipes.shown import found_in
+from chimap.training.recipes.supervised import centred
 from chimap.training.samples import Sample, SampleSettings
 from chimap.training.settings import Settings
 
@@ -49,11 +50,8 @@ def loss(
     together = step >= settings.weights["separately"] * settings.steps
     given = None if together else sample.measured_local_field
     local, chi = found_in(network, sample, settings, local_field=given).unbind(dim=1)
-    count = mask.sum(dim=(-3, -2, -1), keepdim=True).clamp_min(1)
-    difference = (chi - sample.chi) * mask
-    difference = difference - difference.sum(dim=(-3, -2, -1), keepdim=True) / count
     parts = {
-        "chi": losses.masked_l1(difference / unit, torch.zeros_like(difference), mask),
+        "chi": losses.masked_l1(centred(chi, mask) / unit, centred(sample.chi, mask) / unit, mask),
         "local field": losses.masked_l1(local / unit, sample.local_field / unit, mask),
     }
     return {"loss": parts["chi"] + settings.weights["local field"] * parts["local field"], **parts}

@@ -32,8 +32,8 @@ def loss(
     """
     unit = settings.output_scale
     found, truth = found_in(network, sample, settings)[:, -1], wanted(sample, settings)
-    if settings.gives == "chi":  # it is known up to a constant: both are relative to the mean in the mask
-        found, truth = _centred(found, sample.mask), _centred(truth, sample.mask)
+    if settings.gives == "chi":
+        found, truth = centred(found, sample.mask), centred(truth, sample.mask)
     squared = settings.choices.get("distance") == "squared"
     distance = losses.masked_l2 if squared else losses.masked_l1
     parts = {settings.gives: distance(found / unit, truth / unit, sample.mask)}
@@ -53,6 +53,7 @@ def _gradient_loss(found: Tensor, truth: Tensor, sample: Sample, settings: Setti
     return losses.gradient_l1(found, truth, sample.mask)
 
 
-def _centred(chi: Tensor, mask: Tensor) -> Tensor:
+def centred(chi: Tensor, mask: Tensor) -> Tensor:
+    """chi (batch, x, y, z) relative to its mean in the mask, zero outside: it is known up to a constant."""
     count = mask.sum(dim=(-3, -2, -1), keepdim=True).clamp_min(1)
     return (chi - (chi * mask).sum(dim=(-3, -2, -1), keepdim=True) / count) * mask

@@ -15,6 +15,7 @@ RECIPES: dict[str, str] = {
     "qsmnet+": "chimap.training.recipes.qsmnet_plus",
     "deepqsm": "chimap.training.recipes.deepqsm",
     "sharqnet": "chimap.training.recipes.deepqsm",
+    "after-qsm": "chimap.training.recipes.after_qsm",
     "lpcnn": "chimap.training.recipes.lpcnn",
     "xqsm": "chimap.training.recipes.xqsm",
     "xqsm-mixed": "chimap.training.recipes.xqsm",
