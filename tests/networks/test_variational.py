@@ -34,18 +34,20 @@ def test_any_size_gives_local_field_and_chi(size):
         assert network(channels, B0.expand(2, 3), SIZE.expand(2, 3)).shape == (2, 2, *size)
 
 
-def scene():
+def scene(shape=(16, 16, 16)):
     torch.manual_seed(0)
-    chi = torch.zeros(1, 1, 16, 16, 16)
+    chi = torch.zeros(1, 1, *shape)
     chi[..., 6:10, 5:9, 7:11] = 1.0
-    dipole = DipoleModel((16, 16, 16), (1.0, 1.0, 1.5), (0.0, 0.6, 0.8), padding=8)
+    dipole = DipoleModel(shape, (1.0, 1.0, 1.5), (0.0, 0.6, 0.8), padding=8)
     return chi, dipole(chi), dipole
 
 
 @pytest.mark.parametrize("penalty", ["squares", "absolute"])
-def test_a_step_goes_down_the_stated_energy(penalty):
-    _, field, dipole = scene()
-    network = build(replace(TINY, steps=1, penalty=penalty))
+@pytest.mark.parametrize("shape", [(16, 16, 16), (13, 17, 14)])
+@pytest.mark.parametrize("levels", [2, 3])
+def test_a_step_goes_down_the_stated_energy(penalty, shape, levels):
+    _, field, dipole = scene(shape)
+    network = build(replace(TINY, steps=1, penalty=penalty, prior_levels=levels))
     channels = torch.cat([field, torch.ones_like(field), field], dim=1)
     found = network(channels, B0, SIZE)[:, 1:]
     x = field.clone().requires_grad_()
