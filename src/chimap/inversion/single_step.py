@@ -5,14 +5,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool3d
 
 from chimap.arrays import Echoes, Mask, Triple, Volume
 from chimap.inversion.frame import Frame, frame_of, into, out_of, sampled
 from chimap.inversion.learned import MARGIN, invert, trained_by
 from chimap.linalg import bounding_box
 from chimap.networks.apply import outputs, predict
+from chimap.networks.laplacian import interior
 from chimap.physics.dipole import DipoleModel
+from chimap.physics.shim import shim_field
 from chimap.physics.units import radians_per_ppm
 
 
@@ -87,7 +88,7 @@ def from_phase(
         weight = (strength * echo_time).square()
         total += weight * chi
         share += weight
-    chi, valid = total / share, _a_voxel_less(scan_mask)
+    chi, valid = total / share, interior(scan_mask[None, None])[0, 0] > 0
     if frame is not None:
         chi = out_of(chi, inside, frame)
     found, where = torch.zeros_like(phase[0]), torch.zeros_like(mask)
@@ -125,7 +126,7 @@ def from_total_field(
     """
     trained = trained_by(weights, "total field")
     box = bounding_box(mask, (MARGIN,) * 3)
-    field, inside = (total_field * mask)[box], mask[box]
+    field, inside = _shimmed(total_field, mask, voxel_size)[box], mask[box]
     x, y, z = inside.shape
     frame = frame_of(voxel_size, b0_direction, (x, y, z), trained.voxel_sizes, trained.tilt)
     size, b0 = voxel_size, b0_direction
@@ -178,7 +179,13 @@ def local_from_total_field(
     References:
         SHARQnet: Bollmann et al. 2019, doi:10.1016/j.zemedi.2019.01.001.
     """
-    return invert(total_field, mask, dipole, trained_by(weights, "total field"), bf16=bf16), mask
+    field = _shimmed(total_field, mask, dipole.voxel_size)
+    return invert(field, mask, dipole, trained_by(weights, "total field"), bf16=bf16), mask
+
+
+def _shimmed(total_field: Volume, mask: Mask, voxel_size: Triple) -> Volume:
+    """Without the second-order polynomial that fits best: it is background, and spares a network the largest part."""
+    return (total_field - shim_field(total_field, mask.float(), voxel_size)) * mask
 
 
 def _in_frame(phase: Tensor, magnitude: Tensor, frame: Frame | None) -> tuple[Tensor, Tensor]:
@@ -190,9 +197,3 @@ def _in_frame(phase: Tensor, magnitude: Tensor, frame: Frame | None) -> tuple[Te
         for wave in (phase.cos(), phase.sin())
     ]
     return torch.atan2(parts[1], parts[0]), torch.hypot(*parts)
-
-
-def _a_voxel_less(mask: Mask) -> Mask:
-    """Where a voxel's 26 neighbours lie in the mask too; what is beyond the grid does not."""
-    outside = torch.nn.functional.pad((~mask).float()[None, None], (1,) * 6, value=1.0)
-    return max_pool3d(outside, 3, stride=1)[0, 0] == 0

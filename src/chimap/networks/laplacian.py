@@ -78,6 +78,12 @@ class LaplacianOfPhase(nn.Module):
             return cosine * conv3d(sine, kernels, padding=1) - sine * conv3d(cosine, kernels, padding=1)
 
 
+@torch.no_grad()
+def interior(mask: Tensor) -> Tensor:
+    """1 where a voxel's 26 neighbours lie in the mask (batch, 1, x, y, z) and in the grid, 0 elsewhere."""
+    return 1 - max_pool3d(1 - nn.functional.pad(mask.float(), (1,) * 6), 3, stride=1)
+
+
 def laplacian_stencil() -> Tensor:
     """`LAPLACIAN` as (3, 3, 3)."""
     away = torch.tensor([1, 0, 1])
@@ -131,10 +137,7 @@ class InstantNet(nn.Module):
 
     def _found(self, channels: Tensor, b0_direction: Tensor, voxel_size: Tensor) -> Tensor:
         phase, gain = channels[:, :1], channels[:, 1:]
-        with torch.no_grad():
-            # a window of three voxels that lie in the mask, none beyond it or the grid
-            whole = 1 - max_pool3d(1 - nn.functional.pad((gain > 0).float(), (1,) * 6), 3, stride=1)
-        laplacians = self.laplacian(phase) * gain * whole
+        laplacians = self.laplacian(phase) * gain * interior(gain > 0)
         x, placed = padded(laplacians, 2**self.shape.pools)
         code = None if self.code is None else self.code(b0_direction)
         if self.stem is not None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv3d, conv_transpose3d, leaky_relu, pad
 
+from chimap.networks.laplacian import interior, laplacian_stencil
 from chimap.networks.sizes import cropped, padded
 from chimap.physics.dipole import applied_to_each, dipole_models
 
@@ -28,6 +29,7 @@ class VariationalShape:
         penalty: Of what the regulariser's U-Net R gives: sum of "squares" or of "absolute" values.
         slope: Of the leaky ReLU, 0 for ReLU.
         residual: Whether the first U-Net finds the background field, which is subtracted, or the local field itself.
+        laplacian: Whether it is shown the field's Laplacian too, which a background field has none of.
         padding: Least zeros [voxels] around the grid for the dipole model.
     """
 
@@ -41,6 +43,7 @@ class VariationalShape:
     penalty: Literal["squares", "absolute"] = "squares"
     slope: float = 0.01
     residual: bool = False
+    laplacian: bool = False
     padding: int = 8
 
 
@@ -53,21 +56,20 @@ NEXTQSM_RELEASED = VariationalShape(levels=7, prior_levels=6)
 class StridedUNet(nn.Module):
     """A U-Net whose convolutions halve the size, and whose transposed ones double it; none follows a joint.
 
-    Takes one channel and gives one.
-
     Args:
+        inputs: Channels that it takes; it gives one.
         levels: Resolutions.
         base: Channels of the first.
         slope: Of the leaky ReLU.
     """
 
-    def __init__(self, levels: int, base: int, slope: float):
+    def __init__(self, inputs: int, levels: int, base: int, slope: float):
         super().__init__()
         widths = [min(base * 2**level, WIDEST) for level in range(levels)]
         self.slope = slope
         self.down = nn.ModuleList(
             nn.Conv3d(a, b, 3, stride=2 if index else 1, padding=1)
-            for index, (a, b) in enumerate(zip([1, *widths], widths, strict=False))
+            for index, (a, b) in enumerate(zip([inputs, *widths], widths, strict=False))
         )
         wide = [widths[-1], *(2 * width for width in widths[-2:0:-1])]
         self.up = nn.ModuleList(
@@ -78,7 +80,7 @@ class StridedUNet(nn.Module):
         self._multiple = 2 ** (levels - 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, 1, x, y, z) to the same."""
+        """(batch, inputs, x, y, z) to (batch, 1, x, y, z)."""
         x, placed = padded(x, self._multiple)
         skips, rising = self._features(x)
         return cropped(self._last(rising[-1], skips[0]), placed)
@@ -95,7 +97,7 @@ class StridedUNet(nn.Module):
         slope = found if penalty == "squares" else found.sign()
         width = skips[0].shape[1]
         to_rising, to_skip = (
-            _of_one_channel(slope, _turned_round(weight)) for weight in self.last.weight.split(width, dim=1)
+            _of_few_channels(slope, _turned_round(weight)) for weight in self.last.weight.split(width, dim=1)
         )
         to_skips = [to_skip]  # from the finest level downwards
         for index in range(len(self.up) - 1, -1, -1):
@@ -121,7 +123,7 @@ class StridedUNet(nn.Module):
         skips, rising = [], []
         in_place = not torch.is_grad_enabled()
         for conv in self.down:
-            found = conv(x) if skips else _of_one_channel(x, conv.weight, conv.bias)  # pyright: ignore
+            found = conv(x) if skips else _of_few_channels(x, conv.weight, conv.bias)  # pyright: ignore
             x = leaky_relu(found, self.slope, inplace=in_place)
             skips.append(x)
         for conv, skip in zip(self.up, skips[-2::-1], strict=True):
@@ -145,10 +147,10 @@ def _turned_round(weight: Tensor) -> Tensor:
     return weight.flip(2, 3, 4).transpose(0, 1)
 
 
-def _of_one_channel(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A convolution of one channel; beside three of zeros it is twice as fast on a CPU, and what follows too."""
-    if x.device.type == "cpu":
-        x, weight = (pad(tensor, (0,) * 7 + (3,)) for tensor in (x, weight))
+def _of_few_channels(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A convolution; one of less than four channels is twice as fast on a CPU beside zeros, and so is what follows."""
+    if x.device.type == "cpu" and x.shape[1] < 4:
+        x, weight = (pad(tensor, (0,) * 7 + (4 - x.shape[1],)) for tensor in (x, weight))
         x = x.contiguous(memory_format=torch.channels_last_3d)
     return conv3d(x, weight, bias, padding=1)
 
@@ -171,14 +173,16 @@ class VariationalNet(nn.Module):
     def __init__(self, shape: VariationalShape):
         super().__init__()
         self.shape = shape
-        self.background = StridedUNet(shape.levels, shape.base, shape.slope)
-        self.prior = StridedUNet(shape.prior_levels, shape.prior_base, shape.slope)
+        self.background = StridedUNet(2 if shape.laplacian else 1, shape.levels, shape.base, shape.slope)
+        self.prior = StridedUNet(1, shape.prior_levels, shape.prior_base, shape.slope)
         self.data_weights = nn.Parameter(torch.full((shape.steps,), shape.start))
 
     def forward(self, channels: Tensor, b0_direction: Tensor, voxel_size: Tensor) -> Tensor:
         """(batch, 2 or 3, x, y, z), (batch, 3) and (batch, 3) to (batch, 2, x, y, z)."""
         field, mask = channels[:, :1], channels[:, 1:2]
-        found = self.background(field).float()
+        # the background is a hundred times as strong as what is wanted: half of the digits would leave nothing of it
+        with torch.autocast(field.device.type, enabled=False):
+            found = self.background(self._shown(field.float(), mask))
         local = (field - found if self.shape.residual else found) * mask
         given = channels[:, 2:] if channels.shape[1] > 2 else local
         x, y, z = field.shape[-3:]
@@ -189,3 +193,10 @@ class VariationalNet(nn.Module):
             misfit = mask * (applied_to_each(dipoles, chi) - given)
             chi = (chi - weight.clamp_min(0) * applied_to_each(dipoles, misfit) - slope) * mask
         return torch.cat([local, chi], dim=1)
+
+    def _shown(self, field: Tensor, mask: Tensor) -> Tensor:
+        """What the first U-Net sees: the field, weak beside its Laplacian, which is known a voxel inside the mask."""
+        if not self.shape.laplacian:
+            return field
+        stencil = laplacian_stencil().to(field)[None, None]
+        return torch.cat([field / 10, conv3d(field, stencil, padding=1) * interior(mask > 0)], dim=1)

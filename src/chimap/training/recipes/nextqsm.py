@@ -24,12 +24,12 @@ _SAMPLES = SampleSettings(
 )
 _GPU = Settings(
     recipe="nextqsm",
-    network=replace(NEXTQSM, residual=True),
+    network=replace(NEXTQSM, laplacian=True),
     samples=replace(_SAMPLES, shape=(160, 160, 160)),
     takes="total field",
     batch=2,
     steps=1500,
-    learning_rate=4e-4,
+    learning_rate=1e-3,
     input_scale=30.0,
     output_scale=1 / 30.0,
     weights={"local field": 1.0, "separately": 0.4},
