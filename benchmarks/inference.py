@@ -33,7 +33,7 @@ from chimap.simulation.head import built_in_head
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=["full", "uqsm+", "qsmnet+", "iqsm+", "nextqsm"])
+    parser.add_argument("names", nargs="*", default=["full", "uqsm+", "qsmnet+", "iqsm+"])
     parser.add_argument("--size", type=int, default=160)
     options = parser.parse_args()
     keep_freed_memory()
