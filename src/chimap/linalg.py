@@ -1,4 +1,4 @@
-"""Differences, proximal maps, conjugate gradients and FFT helpers that every room shares.
+"""Differences, proximal maps, conjugate gradients, turns and FFT helpers that every room shares.
 
 Volumes are (*batch, x, y, z). Differences are periodic, so that the FFT diagonalises them, and in units per
 mm. `divergence` is the negative adjoint of `gradient`.
@@ -130,3 +130,12 @@ def conjugate_gradient(
         previous, energy = energy, dot(residual, residual)
         direction = residual + (energy / previous.clamp_min(tiny)) * direction
     return x
+
+
+def shortest_turns(b0_direction: Tensor) -> Tensor:
+    """Rotations (batch, 3, 3) that take z to each direction, or to its opposite where that is nearer."""
+    b0 = b0_direction * torch.where(b0_direction[:, 2:] < 0, -1.0, 1.0)
+    x, y, z = b0.unbind(dim=1)
+    zero = torch.zeros_like(x)
+    cross = torch.stack([zero, zero, x, zero, zero, y, -x, -y, zero], dim=1).reshape(-1, 3, 3)
+    return torch.eye(3, device=b0.device) + cross + cross @ cross / (1 + z).reshape(-1, 1, 1)

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import torch
 
-from chimap.networks.affine import AFTER_QSM, resampled, shortest_turns
+from chimap.linalg import shortest_turns
+from chimap.networks.affine import AFTER_QSM, resampled
 from chimap.networks.build import build
 from chimap.physics.dipole import DipoleModel
 

@@ -10,6 +10,7 @@ from scipy.ndimage import affine_transform, distance_transform_edt
 from torch import Tensor
 
 from chimap.arrays import Shape, Triple
+from chimap.linalg import shortest_turns
 
 STRAIGHT = math.radians(3.0)
 """A direction of B0 this little beyond those that were learned counts as one of them."""
@@ -62,12 +63,8 @@ def frame_of(
     straight = b0[2] >= math.cos(min(tilt + STRAIGHT, math.pi / 2))
     if straight and ratios[nearest].max() <= math.log(1 + ALIKE):
         return None
-    # the shortest turn from z to B0: the anatomy stays as upright as it can
-    turn = np.eye(3)
-    if not straight:
-        axis, cosine = np.cross([0.0, 0.0, 1.0], b0), float(b0[2])
-        cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
-        turn = turn + cross + cross @ cross / (1 + cosine)  # columns: the frame's axes in the scan's [mm]
+    # the shortest turn from z to B0: the anatomy stays as upright as it can; columns: the axes in the scan's [mm]
+    turn = np.eye(3) if straight else shortest_turns(torch.from_numpy(b0)[None])[0].numpy()
     new = np.asarray(learned[nearest])
     extent = (np.asarray(shape) - 1) * size
     corners = np.array(np.meshgrid(*[(-e / 2, e / 2) for e in extent], indexing="ij")).reshape(3, -1)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample, relu
 
+from chimap.linalg import shortest_turns
 from chimap.networks.unet import UNet, UNetShape
 
 
@@ -86,15 +87,6 @@ class AffineNet(nn.Module):
             seen.append(features)
         fine = rough + self.leave(self.fuse(torch.cat(seen, dim=1)) + first).float()
         return torch.cat([rough, fine], dim=1)
-
-
-def shortest_turns(b0_direction: Tensor) -> Tensor:
-    """Rotations (batch, 3, 3) that take z to each direction, or to its opposite where that is nearer."""
-    b0 = b0_direction * torch.where(b0_direction[:, 2:] < 0, -1.0, 1.0)
-    x, y, z = b0.unbind(dim=1)
-    zero = torch.zeros_like(x)
-    cross = torch.stack([zero, zero, x, zero, zero, y, -x, -y, zero], dim=1).reshape(-1, 3, 3)
-    return torch.eye(3, device=b0.device) + cross + cross @ cross / (1 + z).reshape(-1, 1, 1)
 
 
 def resampled(volumes: Tensor, turns: Tensor, voxel_size: Tensor) -> Tensor:

@@ -36,7 +36,6 @@ _NAMES = {
     "uqsm+": "the network uQSM+",
     "qsmnet": "the network QSMnet",
     "qsmnet+": "the network QSMnet+",
-    "nextqsm": "the networks of NeXtQSM",
     "iqsm+": "the network iQSM+",
     "fine": "QSMnet+ fine-tuned to the field (FINE)",
 }

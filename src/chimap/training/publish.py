@@ -27,12 +27,8 @@ from chimap.training.train import read_best, validate, validation_samples
 
 MOST_LOSS = 0.5
 """Of NRMSE [%] by storing in 8 bits."""
-LIMITS = {
-    "local field": "other voxels are resampled to these and back by splines, which blurs",
-    "total field": "other voxels are resampled to these and back by splines, which blurs",
-    "phase": "other voxels are resampled to these as a complex signal, and chi back by splines, which blurs",
-}
-"""By what a network takes: what becomes of a scan unlike those it learned from."""
+TOLD = ("variational", "proximal", "affine")
+"""Kinds of networks that are told the direction of B0 whatever their shape says."""
 
 
 def publish(run: Path, name: str, people: Sequence[LabelMap], folder: Path) -> Path:
@@ -128,12 +124,13 @@ def limits(settings: Settings) -> str:
     sizes = ", ".join(" x ".join(f"{length:g}" for length in size) for size in samples.voxel_sizes)
     degrees = math.degrees(samples.tilt)
     seen = f"Learned on simulated scans of {sizes} mm, B0 up to {degrees:.0f} degrees from the grid's z"
-    told = getattr(settings.network, "oriented", False) or settings.network.kind == "variational"
+    told = getattr(settings.network, "oriented", False) or settings.network.kind in TOLD
+    moved = "as a complex signal, and chi back" if settings.takes == "phase" else "and back"
     if degrees == 0:
         turned = "oblique scans are turned to it and back"
     else:
         turned = "its direction is told to the network" if told else "its direction is not told to the network"
-    return f"{seen};\n{LIMITS[settings.takes]}; {turned}."
+    return f"{seen};\nother voxels are resampled to these {moved} by splines, which blurs; {turned}."
 
 
 def main() -> None:
