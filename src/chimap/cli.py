@@ -150,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     pack.set_defaults(function=_pack)
 
     train = commands.add_parser("train", help="a network, on simulated samples")
-    train.add_argument("recipe", metavar="RECIPE", help="uqsm, uqsm+, qsmnet, qsmnet+")
+    train.add_argument("recipe", metavar="RECIPE", help="uqsm+, qsmnet+, nextqsm, iqsm+, …: see docs/how-to/train.md")
     train.add_argument("--data", type=Path, required=True, metavar="PACKED", help="people to learn from: chimap pack")
     train.add_argument("--validation", type=Path, metavar="PACKED", help="people to judge by; else a seventh of --data")
     train.add_argument("--size", choices=("gpu", "cpu"), help="of the recipe; that of the device if not given")
@@ -161,6 +161,7 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting, such as batch=4 or network.base=16"
     )
     train.add_argument("--minutes", type=float, metavar="M", help="stop with a checkpoint after so long")
+    train.add_argument("--start", metavar="WEIGHTS", help="to begin with: a best.safetensors, or a method's name")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
     train.add_argument("--output", type=Path, required=True, metavar="DIR")
     train.set_defaults(function=_train)
@@ -320,6 +321,7 @@ def _train(options: argparse.Namespace, command: list[str]) -> None:
         seed=options.seed,
         assignments=options.set,
         minutes=options.minutes,
+        start=options.start,
         resume=options.resume,
         output=options.output,
         command=command,

@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from chimap.errors import InputError
-from chimap.fields.background import pdf, resharp, sphere_spectrum, vsharp
+from chimap.fields.background import pdf, resharp, vsharp
 from chimap.linalg import irfft
 from chimap.physics.dipole import DipoleModel
+from chimap.physics.mean_value import sphere_spectrum
 
 OBLIQUE = (0.2, 0.3, 0.9)
 

@@ -339,6 +339,33 @@ def test_a_network_of_ones_own_scans_is_used_in_their_frame(label_map, tmp_path)
     assert record["frame"] == "the scan's own" and str(tmp_path) not in json.dumps(record)
 
 
+def test_a_training_begins_with_the_weights_of_another(label_map, tmp_path, capsys):
+    write_packed(tmp_path / "heads.npz", [label_map, label_map])
+    small = [part for text in [*TINY, *OF_KIND["unet"]] for part in ("--set", text)]
+    command = ["train", "qsmnet", "--data", str(tmp_path / "heads.npz"), "--steps", "2", *small, "--output"]
+    assert main([*command, str(tmp_path / "first")]) == 0
+    first = tmp_path / "first" / "best.safetensors"
+    more = [str(tmp_path / "second"), "--start", str(first), "--set", "learning_rate=0"]
+    assert main([*command, *more, "--set", "freeze_norm=0"]) == 0
+    expected, _, before = read_best(first)
+    found, settings, record = read_best(tmp_path / "second" / "best.safetensors")
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+    assert record["begun"]["seconds"] == before["seconds"] and len(settings.start) == 16
+    publish(tmp_path / "second", "mine", [label_map], tmp_path / "weights")
+    assert "weights of `qsmnet`, step 2 of 2" in (tmp_path / "weights" / "mine.md").read_text()
+    capsys.readouterr()
+    for extra, words in [
+        (["--start", str(first), "--set", "network.base=4"], "is not the"),
+        (["--start", str(first), "--set", "input_scale=3"], "other scales"),
+        (["--start", str(tmp_path / "no.safetensors")], "no such file"),
+        (["--start", "nobody"], "no weights of 'nobody'"),
+    ]:
+        assert main([*command, str(tmp_path / "third"), *extra]) == 2
+        assert words in capsys.readouterr().err
+        assert not (tmp_path / "third").exists()
+
+
 @pytest.mark.parametrize("name", ["qsmnet", "iqsm+", "nextqsm"])
 def test_published_weights_are_checked_and_say_where_they_come_from(name, label_map, tmp_path, capsys):
     write_packed(tmp_path / "heads.npz", [label_map, label_map])

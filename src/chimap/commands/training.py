@@ -15,6 +15,7 @@ from torch import distributed
 from chimap.commands.console import console, keep_freed_memory
 from chimap.errors import InputError
 from chimap.io.output import whole_file
+from chimap.networks.weights import SUFFIX, published
 from chimap.simulation.labels import LabelMap, read_packed
 from chimap.training.own_data import MeasuredField, draw_crops, frames_of
 from chimap.training.plot import plot_log
@@ -35,6 +36,7 @@ def train_network(
     seed: int | None,
     assignments: Sequence[str],
     minutes: float | None,
+    start: str | None,
     resume: bool,
     output: Path,
     command: Sequence[str],
@@ -52,6 +54,7 @@ def train_network(
         seed: Of weights and samples.
         assignments: "name=value" of further settings.
         minutes: Write a checkpoint and stop after so long.
+        start: Weights to begin with: the best.safetensors of a training, or the name of those in the package.
         resume: Go on from the last checkpoint.
         output: Folder.
         command: As it was called, for the record.
@@ -70,6 +73,12 @@ def train_network(
     if seed is not None:
         settings = replace(settings, seed=seed)
     settings = changed(settings, assignments)
+    begin = None
+    if start is not None:
+        begin = Path(start) if start.endswith(SUFFIX) else published(start)
+        if not begin.is_file():
+            raise InputError(f"--start {start}: there is no such file")
+        settings = replace(settings, start=hashlib.sha256(begin.read_bytes()).hexdigest()[:16])
     found.check(settings)
     own = data.is_dir()
     people = [] if own else read_packed(data)
@@ -105,6 +114,7 @@ def train_network(
             validation_samples(judges, settings) if first else [],
             output,
             device=chosen,
+            start=begin,
             resume=resume,
             stop_after=float("inf") if minutes is None else 60 * minutes,
             tell=console.print,

@@ -9,10 +9,11 @@ import math
 import torch
 from torch import Tensor
 
-from chimap.arrays import Mask, Triple, Volume
+from chimap.arrays import Mask, Volume
 from chimap.errors import InputError
 from chimap.linalg import bounding_box, conjugate_gradient, crop, fast_shape, irfft, rfft
 from chimap.physics.dipole import DipoleModel
+from chimap.physics.mean_value import padded_shape, sharp_field, sphere_spectrum
 from chimap.physics.shim import shim_field
 
 
@@ -55,29 +56,10 @@ def vsharp(
     voxel_size = dipole.voxel_size
     smallest = max(smallest_radius, max(voxel_size))
     steps = torch.linspace(max(largest_radius, smallest), smallest, max(radii, 1)).tolist()
-    box, shape = _box(mask, voxel_size, steps[0])
-    inside, field = mask[box], total_field[box] * mask[box]
-    grid = field.shape
-    field_spectrum, mask_spectrum = rfft(field, shape), rfft(inside.to(field.dtype), shape)
-
-    filtered = torch.zeros_like(field)
-    covered = torch.zeros_like(inside)
-    largest_kernel = None
-    for radius in steps:
-        sphere = sphere_spectrum(shape, voxel_size, radius, like=field)
-        fits = crop(irfft(mask_spectrum * sphere, shape), grid) > 1 - 1e-4
-        fits &= inside & ~covered
-        if not fits.any():
-            continue
-        # The deconvolution must undo the sphere of the voxels deep inside: the largest that fits anywhere.
-        largest_kernel = 1 - sphere if largest_kernel is None else largest_kernel
-        local = field - crop(irfft(field_spectrum * sphere, shape), grid)
-        filtered = torch.where(fits, local, filtered)
-        covered |= fits
-    if largest_kernel is None:
+    box = bounding_box(mask)
+    local, covered = sharp_field(total_field[box] * mask[box], mask[box], voxel_size, steps, threshold=threshold)
+    if not covered.any():
         raise InputError(f"no sphere of {smallest:g} mm fits into the mask of {int(mask.sum())} voxels")
-    inverse = torch.where(largest_kernel.abs() > threshold, largest_kernel.reciprocal(), 0)
-    local = crop(irfft(rfft(filtered, shape) * inverse, shape), grid) * covered
     return _place(local, box, total_field), _place(covered, box, mask)
 
 
@@ -114,8 +96,9 @@ def resharp(
         Sun and Wilman 2014, doi:10.1002/mrm.24765.
     """
     radius = max(radius, max(dipole.voxel_size))
-    box, shape = _box(mask, dipole.voxel_size, radius)
+    box = bounding_box(mask)
     inside, field = mask[box], total_field[box] * mask[box]
+    shape = padded_shape(field.shape, dipole.voxel_size, radius)
     sphere = sphere_spectrum(shape, dipole.voxel_size, radius, like=field)
     valid = crop(irfft(rfft(inside.to(field.dtype), shape) * sphere, shape), field.shape) > 1 - 1e-4
     valid &= inside
@@ -190,43 +173,9 @@ def pdf(
     return _place(local, box, total_field), mask.clone()
 
 
-def sphere_spectrum(shape: tuple[int, int, int], voxel_size: Triple, radius: float, *, like: Tensor) -> Tensor:
-    """Transform of a sphere whose voxels sum to 1, centred on the first voxel; real, on the half spectrum.
-
-    A voxel counts by the share of it that lies inside, so that small spheres and voxels that are not cubes keep
-    the mean-value property (binary spheres are visibly not round there).
-
-    Args:
-        shape: Grid (x, y, z).
-        voxel_size: [mm].
-        radius: [mm].
-        like: Gives device and type.
-    """
-    samples = 4
-    sub = (torch.arange(samples, dtype=torch.float64) + 0.5) / samples - 0.5
-    reach = [min(math.ceil(radius / size + 0.5), (n - 1) // 2) for size, n in zip(voxel_size, shape, strict=True)]
-    squares = []
-    for axis, (extent, size) in enumerate(zip(reach, voxel_size, strict=True)):
-        centre = torch.arange(-extent, extent + 1, dtype=torch.float64)
-        view = [1] * 6
-        view[axis], view[axis + 3] = 2 * extent + 1, samples
-        squares.append(((centre[:, None] + sub) * size).square().reshape(view))
-    share = (squares[0] + squares[1] + squares[2] <= radius**2).double().mean(dim=(3, 4, 5))
-    sphere = torch.zeros(shape, dtype=like.dtype, device=like.device)
-    sphere[: share.shape[0], : share.shape[1], : share.shape[2]] = (share / share.sum()).to(like)
-    return rfft(sphere.roll([-extent for extent in reach], (0, 1, 2))).real.contiguous()
-
-
 def _relative_weight(field_noise: Volume, mask: Mask, box: tuple[slice, slice, slice]) -> Tensor:
     weight = torch.where(mask, 1 / field_noise, 0)[box]
     return (weight / weight[mask[box]].median()).clamp(0.5, 2) * mask[box]
-
-
-def _box(mask: Mask, voxel_size: Triple, padding: float) -> tuple[tuple[slice, slice, slice], tuple[int, int, int]]:
-    """Bounding box and a fast grid with at least `padding` [mm] of zeros behind it."""
-    box = bounding_box(mask)
-    sides = [part.stop - part.start for part in box]
-    return box, fast_shape([n + math.ceil(padding / size) + 1 for n, size in zip(sides, voxel_size, strict=True)])
 
 
 def _place(part: Tensor, box: tuple[slice, slice, slice], like: Tensor) -> Tensor:

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv3d, conv_transpose3d, leaky_relu, pad
 
-from chimap.networks.laplacian import interior, laplacian_stencil
 from chimap.networks.sizes import cropped, padded
 from chimap.physics.dipole import applied_to_each, dipole_models
+from chimap.physics.mean_value import sharp_field
 
 WIDEST = 512
 """Channels that no level exceeds."""
+RADII = (12.0, 9.0, 6.5, 4.5, 3.0, 2.0)
+"""Of V-SHARP's spheres [mm]: half as many as by default, which the network makes up for."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class VariationalShape:
         penalty: Of what the regulariser's U-Net R gives: sum of "squares" or of "absolute" values.
         slope: Of the leaky ReLU, 0 for ReLU.
         residual: Whether the first U-Net finds the background field, which is subtracted, or the local field itself.
-        laplacian: Whether it is shown the field's Laplacian too, which a background field has none of.
+        sharp: Whether it begins at V-SHARP's local field and finds what is to be added.
         padding: Least zeros [voxels] around the grid for the dipole model.
     """
 
@@ -43,7 +45,7 @@ class VariationalShape:
     penalty: Literal["squares", "absolute"] = "squares"
     slope: float = 0.01
     residual: bool = False
-    laplacian: bool = False
+    sharp: bool = False
     padding: int = 8
 
 
@@ -173,17 +175,14 @@ class VariationalNet(nn.Module):
     def __init__(self, shape: VariationalShape):
         super().__init__()
         self.shape = shape
-        self.background = StridedUNet(2 if shape.laplacian else 1, shape.levels, shape.base, shape.slope)
+        self.background = StridedUNet(3 if shape.sharp else 1, shape.levels, shape.base, shape.slope)
         self.prior = StridedUNet(1, shape.prior_levels, shape.prior_base, shape.slope)
         self.data_weights = nn.Parameter(torch.full((shape.steps,), shape.start))
 
     def forward(self, channels: Tensor, b0_direction: Tensor, voxel_size: Tensor) -> Tensor:
         """(batch, 2 or 3, x, y, z), (batch, 3) and (batch, 3) to (batch, 2, x, y, z)."""
         field, mask = channels[:, :1], channels[:, 1:2]
-        # the background is a hundred times as strong as what is wanted: half of the digits would leave nothing of it
-        with torch.autocast(field.device.type, enabled=False):
-            found = self.background(self._shown(field.float(), mask))
-        local = (field - found if self.shape.residual else found) * mask
+        local = self._local_field(field.float(), mask, voxel_size)
         given = channels[:, 2:] if channels.shape[1] > 2 else local
         x, y, z = field.shape[-3:]
         dipoles = dipole_models((x, y, z), voxel_size, b0_direction, padding=self.shape.padding)
@@ -194,9 +193,23 @@ class VariationalNet(nn.Module):
             chi = (chi - weight.clamp_min(0) * applied_to_each(dipoles, misfit) - slope) * mask
         return torch.cat([local, chi], dim=1)
 
-    def _shown(self, field: Tensor, mask: Tensor) -> Tensor:
-        """What the first U-Net sees: the field, weak beside its Laplacian, which is known a voxel inside the mask."""
-        if not self.shape.laplacian:
-            return field
-        stencil = laplacian_stencil().to(field)[None, None]
-        return torch.cat([field / 10, conv3d(field, stencil, padding=1) * interior(mask > 0)], dim=1)
+    def _local_field(self, field: Tensor, mask: Tensor, voxel_size: Tensor) -> Tensor:
+        """What the first U-Net leaves of a total field."""
+        if self.shape.sharp:
+            begun, covered = _sharp_fields(field, mask, voxel_size)
+            return (begun + self.background(torch.cat([field / 10, begun, mask - covered], dim=1)).float()) * mask
+        # the background is a hundred times as strong as what is wanted: half of the digits would leave nothing of it
+        with torch.autocast(field.device.type, enabled=False):
+            found = self.background(field)
+        return (field - found if self.shape.residual else found) * mask
+
+
+@torch.no_grad()
+def _sharp_fields(field: Tensor, mask: Tensor, voxel_size: Tensor) -> tuple[Tensor, Tensor]:
+    """V-SHARP's local field of each of a batch (batch, 1, x, y, z), and 1 where it is known."""
+    found = []
+    for one, inside, (x, y, z) in zip(field[:, 0], mask[:, 0] > 0, voxel_size.tolist(), strict=True):
+        radii = [radius for radius in RADII if radius >= max(x, y, z)] or [max(x, y, z)]
+        found.append(sharp_field(one * inside, inside, (x, y, z), radii))
+    fields, covered = zip(*found, strict=True)
+    return torch.stack(fields)[:, None], torch.stack(covered)[:, None].to(field)

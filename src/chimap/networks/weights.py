@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -49,7 +49,12 @@ class Trained:
 
 @lru_cache(maxsize=4)
 def load_trained(name: str, folder: Path = FOLDER) -> Trained:
-    """Load the weights of a method, after a look at their checksum.
+    """Load the weights of a method, after a look at their checksum: see `published`."""
+    return read_trained(published(name, folder))
+
+
+def published(name: str, folder: Path = FOLDER) -> Path:
+    """The file of a method's weights, after a look at its checksum.
 
     Args:
         name: Of the method, such as "uqsm+".
@@ -70,7 +75,7 @@ def load_trained(name: str, folder: Path = FOLDER) -> Trained:
             f"{path} is not the file that was published: its SHA-256 is {found[:12]}…, needed {sums[path.name][:12]}…; "
             "install chimap again"
         )
-    return read_trained(path)
+    return path
 
 
 def read_trained(path: Path) -> Trained:
@@ -79,16 +84,10 @@ def read_trained(path: Path) -> Trained:
     Raises:
         InputError: The file is no such thing.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            settings = json.loads(file.metadata()["settings"])
-            samples = settings["samples"]
-            sizes = tuple((x, y, z) for x, y, z in samples["voxel_sizes"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} holds no weights of a chimap network: {error}") from None
+    weights, settings, _ = read_weights(path)
+    samples = settings["samples"]
     network = build(shape_of(settings["network"]))
-    network.load_state_dict(unpacked(weights))
+    network.load_state_dict(weights)
     fold(network.eval().requires_grad_(False))
     network = network.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
     return Trained(
@@ -97,9 +96,26 @@ def read_trained(path: Path) -> Trained:
         output_scale=settings["output_scale"],
         recipe=settings["recipe"],
         takes=settings.get("takes", "local field"),
-        voxel_sizes=sizes,
+        voxel_sizes=tuple((x, y, z) for x, y, z in samples["voxel_sizes"]),
         tilt=samples["tilt"],
     )
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+    """Weights in float32, settings, and record (step, score, seconds) of weights, as of `read_trained`.
+
+    Raises:
+        InputError: The file is no such thing.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata()
+            settings, record = json.loads(about["settings"]), json.loads(about.get("record", "{}"))
+            _ = settings["samples"]["voxel_sizes"], settings["network"]
+            weights = unpacked({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} holds no weights of a chimap network: {error}") from None
+    return weights, settings, record
 
 
 def packed(weights: Mapping[str, Tensor], bits: Literal[8, 16]) -> dict[str, Tensor]:

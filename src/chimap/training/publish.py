@@ -13,9 +13,9 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from safetensors.torch import save_file
 
@@ -85,6 +85,7 @@ def publish(run: Path, name: str, people: Sequence[LabelMap], folder: Path) -> P
 - **Data**: simulated samples from {len(about["people"])} label maps ({", ".join(about["people"])}), packed file's
   SHA-256 {(about["data"] or "none")[:16]}; judged by {", ".join(about["judges"])}
 - **Seed**: {settings.seed}
+- **Begun** with {begun(record)}
 - **Steps**: {entries[-1]["step"] + 1} of {settings.steps}, batch {settings.batch}; these are the averaged weights of
   step {record["step"]}
 - **Time**: {record["seconds"]:.0f} s until then, on {about["device"]}, {about["threads"]} threads, torch
@@ -116,6 +117,17 @@ The command with `--steps {settings.steps}` gives these again, on the same devic
 ```
 """)
     return path
+
+
+def begun(record: Mapping[str, Any]) -> str:
+    """What the weights were before the training, and before that."""
+    before = record.get("begun")
+    if not before:
+        return "random weights"
+    return (
+        f"weights of `{before['recipe']}`, step {before['step']} of {before['steps']}, seed {before['seed']}, "
+        f"{before['seconds']:.0f} s, score {before['score']:.2f} %; these with {begun(before)}"
+    )
 
 
 def limits(settings: Settings) -> str:

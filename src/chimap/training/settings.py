@@ -39,6 +39,7 @@ class Settings:
         validation_samples: Drawn once, from the validation heads.
         checkpoint_every: Steps between checkpoints.
         seed: Of weights and samples.
+        start: First digits of the SHA-256 of the weights that it begins with, instead of random ones.
     """
 
     recipe: str
@@ -65,6 +66,7 @@ class Settings:
     validation_samples: int = 6
     checkpoint_every: int = 100
     seed: int = 0
+    start: str = ""
 
 
 def to_json(settings: Settings) -> str:

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from chimap import metrics
 from chimap.errors import InputError
 from chimap.networks.build import build
 from chimap.networks.checkpoint import optimiser_tensors, restore_optimiser
+from chimap.networks.weights import read_weights
 from chimap.simulation.labels import LabelMap
 from chimap.training.recipes.shown import found_in, wanted
 from chimap.training.recipes.table import Recipe
@@ -39,7 +40,7 @@ Draw = Callable[[Sequence[int]], Sample]
 
 @dataclass
 class State:
-    """What changes while a network learns."""
+    """What changes while a network learns, and, where it did not begin from nothing, what it began with."""
 
     network: nn.Module
     average: dict[str, Tensor]
@@ -47,6 +48,7 @@ class State:
     step: int = 0
     best: float = math.inf
     seconds: float = 0.0
+    begun: dict[str, Any] = field(default_factory=dict)
 
 
 def train(
@@ -57,6 +59,7 @@ def train(
     output: Path,
     *,
     device: torch.device,
+    start: Path | None = None,
     resume: bool = False,
     stop_after: float = math.inf,
     tell: Tell = print,
@@ -70,6 +73,7 @@ def train(
         judged: To judge by, one by one, on `device`: nobody whom the training shows. See `validation_samples`.
         output: Folder: settings.json, log.jsonl, one checkpoint, best.safetensors.
         device: Of network and samples.
+        start: Weights of the same network to begin with; `settings.start` says which.
         resume: Go on from the checkpoint in `output`, if there is one.
         stop_after: Write a checkpoint and stop after so many seconds.
         tell: Called with a line now and then.
@@ -78,16 +82,18 @@ def train(
         The file of the best weights.
 
     Raises:
-        InputError: The folder holds another training, or a training and `resume` is not asked for.
+        InputError: The folder holds another training, or a training and `resume` is not asked for; or the weights to
+            begin with are another network's.
     """
     rank, world = _processes()
     if settings.batch % world:
         raise InputError(f"a batch of {settings.batch} cannot be shared by {world} processes")
-    _prepare(output, settings, resume=resume, rank=rank)
     torch.manual_seed(settings.seed)
     network = build(settings.network).to(device)
+    begun = {} if start is None else _begin_with(start, network, settings)
+    _prepare(output, settings, resume=resume, rank=rank)
     network = network.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
-    state = State(network, _copied(network), _optimiser(network, settings))
+    state = State(network, _copied(network), _optimiser(network, settings), begun=begun)
     if resume:
         _load(output, state)
     _trim_log(output / "log.jsonl", state.step, rank)
@@ -96,8 +102,8 @@ def train(
         parallel = nn.parallel.DistributedDataParallel(network)
 
     share = settings.batch // world
-    start = time.perf_counter() - state.seconds
-    begun = time.perf_counter()
+    since = time.perf_counter() - state.seconds
+    resumed = time.perf_counter()
     while state.step < settings.steps:
         step = state.step
         first = settings.seed * 2**40 + step * settings.batch + rank * share
@@ -116,12 +122,12 @@ def train(
             state.optimiser.step()
         _follow(state.average, network, min(settings.average, (step + 1) / (step + 10)))
         state.step += 1
-        state.seconds = time.perf_counter() - start
+        state.seconds = time.perf_counter() - since
 
         entry: dict[str, Any] = {"step": step, "rate": rate, "norm": float(norm)}
         entry |= {name: float(value.detach()) for name, value in parts.items()}
         last = state.step == settings.steps
-        stop = time.perf_counter() - begun > stop_after
+        stop = time.perf_counter() - resumed > stop_after
         if rank == 0 and (last or state.step % settings.validate_every == 0):
             averaged = build(settings.network).to(device).eval()
             averaged.load_state_dict(state.average)
@@ -141,6 +147,23 @@ def train(
         if stop:
             break
     return output / "best.safetensors"
+
+
+def _begin_with(start: Path, network: nn.Module, settings: Settings) -> dict[str, Any]:
+    """Put weights into a network; what is known of them."""
+    weights, before, record = read_best(start)
+    if before.network != settings.network or before.takes != settings.takes:
+        raise InputError(
+            f"{start} holds a network of {before.recipe}, {before.network}, which is not the {settings.network} that "
+            "this training is of"
+        )
+    if (before.input_scale, before.output_scale) != (settings.input_scale, settings.output_scale):
+        raise InputError(
+            f"{start} was learned with other scales: --set input_scale={before.input_scale:g} "
+            f"--set output_scale={before.output_scale:g}"
+        )
+    network.load_state_dict(weights)
+    return {"recipe": before.recipe, "seed": before.seed, "steps": before.steps, **record}
 
 
 def _ready(network: nn.Module, *, frozen_norm: bool) -> None:
@@ -199,14 +222,14 @@ def validate(network: nn.Module, samples: Sequence[Sample], settings: Settings) 
 
 def read_best(path: Path) -> tuple[dict[str, Tensor], Settings, dict[str, Any]]:
     """Weights, settings and record (step, score, seconds) of a best.safetensors."""
-    with safe_open(path, framework="pt") as file:
-        about = file.metadata()
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return weights, from_json(about["settings"]), json.loads(about["record"])
+    weights, settings, record = read_weights(path)
+    return weights, from_json(json.dumps(settings)), record
 
 
 def _write_best(output: Path, state: State, settings: Settings) -> None:
-    record = {"step": state.step, "score": state.best, "seconds": round(state.seconds, 1)}
+    record: dict[str, Any] = {"step": state.step, "score": state.best, "seconds": round(state.seconds, 1)}
+    if state.begun:
+        record["begun"] = state.begun
     about = {"settings": to_json(settings), "record": json.dumps(record)}
     hidden = output / ".best.safetensors"
     save_file({name: value.contiguous().cpu() for name, value in state.average.items()}, hidden, metadata=about)

@@ -24,7 +24,7 @@ _SAMPLES = SampleSettings(
 )
 _GPU = Settings(
     recipe="nextqsm",
-    network=replace(NEXTQSM, laplacian=True),
+    network=replace(NEXTQSM, sharp=True),
     samples=replace(_SAMPLES, shape=(160, 160, 160)),
     takes="total field",
     batch=2,

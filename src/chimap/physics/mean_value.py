@@ -1,0 +1,86 @@
+"""The mean-value property: a harmonic field equals its mean over any sphere, so what differs from the mean is local."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from chimap.arrays import Mask, Shape, Triple, Volume
+from chimap.linalg import crop, fast_shape, irfft, rfft
+
+
+def sharp_field(
+    field: Volume, inside: Mask, voxel_size: Triple, radii: Sequence[float], *, threshold: float = 0.05
+) -> tuple[Volume, Mask]:
+    """Local part of a field known inside a mask: its difference from the mean over spheres, deconvolved.
+
+    Every voxel takes the largest of the spheres that lies in the mask. The deconvolution must undo the sphere of the
+    voxels deep inside, so it takes the largest that fits anywhere.
+
+    Args:
+        field: (x, y, z), zero outside the mask.
+        inside: Same shape; beyond the grid nothing is known.
+        voxel_size: [mm].
+        radii: Of the spheres [mm], the largest first.
+        threshold: Smallest value of the deconvolution kernel (delta minus sphere) that is divided by.
+
+    Returns:
+        Same unit as the field, zero outside the second result: the voxels in whose smallest sphere every field value
+        was known. It is empty if no sphere fits.
+
+    References:
+        Wu et al. 2012, doi:10.1002/mrm.23000; SHARP: Schweser et al. 2011, doi:10.1016/j.neuroimage.2010.10.070.
+    """
+    grid = field.shape
+    shape = padded_shape(grid, voxel_size, radii[0])
+    field_spectrum, mask_spectrum = rfft(field, shape), rfft(inside.to(field.dtype), shape)
+    filtered = torch.zeros_like(field)
+    covered = torch.zeros_like(inside)
+    largest_kernel = None
+    for radius in radii:
+        sphere = sphere_spectrum(shape, voxel_size, radius, like=field)
+        fits = crop(irfft(mask_spectrum * sphere, shape), grid) > 1 - 1e-4
+        fits &= inside & ~covered
+        if not fits.any():
+            continue
+        largest_kernel = 1 - sphere if largest_kernel is None else largest_kernel
+        local = field - crop(irfft(field_spectrum * sphere, shape), grid)
+        filtered = torch.where(fits, local, filtered)
+        covered |= fits
+    if largest_kernel is None:
+        return filtered, covered
+    inverse = torch.where(largest_kernel.abs() > threshold, largest_kernel.reciprocal(), 0)
+    return crop(irfft(rfft(filtered, shape) * inverse, shape), grid) * covered, covered
+
+
+def padded_shape(grid: Sequence[int], voxel_size: Triple, padding: float) -> Shape:
+    """A grid that is fast to transform, with at least `padding` [mm] behind the given one."""
+    return fast_shape([n + math.ceil(padding / size) + 1 for n, size in zip(grid, voxel_size, strict=True)])
+
+
+def sphere_spectrum(shape: tuple[int, int, int], voxel_size: Triple, radius: float, *, like: Tensor) -> Tensor:
+    """Transform of a sphere whose voxels sum to 1, centred on the first voxel; real, on the half spectrum.
+
+    A voxel counts by the share of it that lies inside, so that small spheres and voxels that are not cubes keep
+    the mean-value property (binary spheres are visibly not round there).
+
+    Args:
+        shape: Grid (x, y, z).
+        voxel_size: [mm].
+        radius: [mm].
+        like: Gives device and type.
+    """
+    samples = 4
+    sub = (torch.arange(samples, dtype=torch.float64) + 0.5) / samples - 0.5
+    reach = [min(math.ceil(radius / size + 0.5), (n - 1) // 2) for size, n in zip(voxel_size, shape, strict=True)]
+    squares = []
+    for axis, (extent, size) in enumerate(zip(reach, voxel_size, strict=True)):
+        centre = torch.arange(-extent, extent + 1, dtype=torch.float64)
+        view = [1] * 6
+        view[axis], view[axis + 3] = 2 * extent + 1, samples
+        squares.append(((centre[:, None] + sub) * size).square().reshape(view))
+    share = (squares[0] + squares[1] + squares[2] <= radius**2).double().mean(dim=(3, 4, 5))
+    sphere = torch.zeros(shape, dtype=like.dtype, device=like.device)
+    sphere[: share.shape[0], : share.shape[1], : share.shape[2]] = (share / share.sum()).to(like)
+    return rfft(sphere.roll([-extent for extent in reach], (0, 1, 2))).real.contiguous()
