@@ -96,6 +96,7 @@ def conjugate_gradient(
     right_side: Volume,
     *,
     start: Volume | None = None,
+    precondition: Callable[[Volume], Volume] | None = None,
     iterations: int = 50,
     tolerance: float = 1e-3,
 ) -> Volume:
@@ -105,6 +106,7 @@ def conjugate_gradient(
         operator: Linear map of volumes to volumes of the same shape.
         right_side: Shape (*batch, x, y, z); every member of a batch has its own step sizes.
         start: First guess, zero if None.
+        precondition: An approximate inverse of the operator, symmetric and positive definite as well.
         iterations: Most steps.
         tolerance: Stop once every residual is below this share of its right side.
 
@@ -116,19 +118,22 @@ def conjugate_gradient(
     """
     x = torch.zeros_like(right_side) if start is None else start.clone()
     residual = right_side - operator(x) if start is not None else right_side.clone()
-    direction = residual.clone()
-    energy = dot(residual, residual)
+    sloped = residual if precondition is None else precondition(residual)
+    direction = sloped.clone()
+    energy = dot(residual, sloped)
     goal = tolerance**2 * dot(right_side, right_side)
     tiny = torch.finfo(right_side.dtype).tiny
     for _ in range(iterations):
-        if (energy <= goal).all():
+        size = energy if precondition is None else dot(residual, residual)
+        if (size <= goal).all():
             break
         mapped = operator(direction)
         step = energy / dot(direction, mapped).clamp_min(tiny)
         x += step * direction
         residual -= step * mapped
-        previous, energy = energy, dot(residual, residual)
-        direction = residual + (energy / previous.clamp_min(tiny)) * direction
+        sloped = residual if precondition is None else precondition(residual)
+        previous, energy = energy, dot(residual, sloped)
+        direction = sloped + (energy / previous.clamp_min(tiny)) * direction
     return x
 
 

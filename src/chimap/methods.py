@@ -113,6 +113,15 @@ METHODS: tuple[Method, ...] = (
         "0.5 s",
     ),
     Method(
+        "sharp",
+        "background",
+        "chimap.fields.background:sharp",
+        "Spherical mean values of one radius; gives up the rim to that depth",
+        "Schweser et al. 2011, doi:10.1016/j.neuroimage.2010.10.070",
+        ("total field", "mask"),
+        "0.2 s",
+    ),
+    Method(
         "resharp",
         "background",
         "chimap.fields.background:resharp",
@@ -122,6 +131,24 @@ METHODS: tuple[Method, ...] = (
         "2 s",
     ),
     Method(
+        "ismv",
+        "background",
+        "chimap.fields.background:ismv",
+        "The field that equals its own spherical mean values, with the measured one at the rim, is background",
+        "Wen et al. 2014, doi:10.1002/mrm.24998",
+        ("total field", "mask"),
+        "5 s",
+    ),
+    Method(
+        "lbv",
+        "background",
+        "chimap.fields.background:lbv",
+        "Laplace's equation with the measured field as boundary values; keeps all but the outermost voxels",
+        "Zhou et al. 2014, doi:10.1002/nbm.3064",
+        ("total field", "mask"),
+        "5 s",
+    ),
+    Method(
         "pdf",
         "background",
         "chimap.fields.background:pdf",
@@ -129,6 +156,16 @@ METHODS: tuple[Method, ...] = (
         "Liu et al. 2011, doi:10.1002/nbm.1670",
         ("total field", "mask", "field noise (optional)"),
         "6 s",
+    ),
+    Method(
+        "lbv-tv",
+        "background",
+        "chimap.inversion.total_field:lbv_tv",
+        "A harmonic background and a chi of little variation in turns; keeps the rim",
+        "Zhou et al. 2014, doi:10.1002/nbm.3064; Wen et al. 2014, doi:10.1002/mrm.24998; Liu et al. 2017, "
+        "doi:10.1002/mrm.26331",
+        ("total field", "mask"),
+        "2 s",
     ),
     Method(
         "tkd",

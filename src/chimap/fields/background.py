@@ -9,11 +9,21 @@ import math
 import torch
 from torch import Tensor
 
-from chimap.arrays import Mask, Volume
+from chimap.arrays import Mask, Shape, Volume
 from chimap.errors import InputError
-from chimap.linalg import bounding_box, conjugate_gradient, crop, fast_shape, irfft, rfft
+from chimap.linalg import (
+    bounding_box,
+    conjugate_gradient,
+    crop,
+    divergence,
+    fast_shape,
+    gradient,
+    irfft,
+    laplacian_spectrum,
+    rfft,
+)
 from chimap.physics.dipole import DipoleModel
-from chimap.physics.mean_value import padded_shape, sharp_field, sphere_spectrum
+from chimap.physics.mean_value import harmonic_inside, padded_shape, sharp_field, sphere_spectrum
 from chimap.physics.shim import shim_field
 
 
@@ -63,6 +73,141 @@ def vsharp(
     return _place(local, box, total_field), _place(covered, box, mask)
 
 
+def sharp(
+    total_field: Volume,
+    field_noise: Volume | None,
+    mask: Mask,
+    dipole: DipoleModel,
+    *,
+    radius: float = 4.0,
+    threshold: float = 0.05,
+) -> tuple[Volume, Mask]:
+    """SHARP: as V-SHARP, with spheres of one radius, so that the rim is given up to that depth.
+
+    Args:
+        total_field: [ppm], shape (x, y, z).
+        field_noise: Not used; part of the shared signature.
+        mask: Where the total field is valid.
+        dipole: For the grid's voxel size.
+        radius: Of the spheres [mm]; never less than the largest side of a voxel.
+        threshold: Smallest value of the deconvolution kernel (delta minus sphere) that is divided by.
+
+    Returns:
+        Local field [ppm], zero outside the second result: the voxels whose whole sphere lies in `mask`.
+
+    Raises:
+        InputError: The sphere fits nowhere into the mask.
+
+    References:
+        Schweser et al. 2011, doi:10.1016/j.neuroimage.2010.10.070.
+    """
+    single = {"largest_radius": radius, "smallest_radius": radius, "radii": 1}
+    return vsharp(total_field, field_noise, mask, dipole, **single, threshold=threshold)
+
+
+def ismv(
+    total_field: Volume,
+    field_noise: Volume | None,
+    mask: Mask,
+    dipole: DipoleModel,
+    *,
+    radius: float = 3.0,
+    iterations: int = 200,
+    tolerance: float = 1e-4,
+) -> tuple[Volume, Mask]:
+    """iSMV: the background equals its own mean over spheres, and the total field at the rim; the rest is local.
+
+    The published iteration, means over spheres again and again, is taken to its end by conjugate gradients: see
+    `physics.mean_value.harmonic_inside`.
+
+    Args:
+        total_field: [ppm], shape (x, y, z).
+        field_noise: Not used; part of the shared signature.
+        mask: Where the total field is valid.
+        dipole: For the grid's voxel size.
+        radius: Of the spheres [mm]; never less than the largest side of a voxel.
+        iterations: Most conjugate-gradient steps.
+        tolerance: Stop once the residual has shrunk by this factor.
+
+    Returns:
+        Local field [ppm], zero outside the second result: the voxels whose whole sphere lies in `mask`.
+
+    Raises:
+        InputError: The sphere fits nowhere into the mask.
+
+    References:
+        Wen et al. 2014, doi:10.1002/mrm.24998.
+    """
+    radius = max(radius, max(dipole.voxel_size))
+    box = bounding_box(mask)
+    field = total_field[box] * mask[box]
+    background, valid = harmonic_inside(
+        field, mask[box], dipole.voxel_size, radius, iterations=iterations, tolerance=tolerance
+    )
+    if not valid.any():
+        raise InputError(f"no sphere of {radius:g} mm fits into the mask of {int(mask.sum())} voxels")
+    return _place((field - background) * valid, box, total_field), _place(valid, box, mask)
+
+
+def lbv(
+    total_field: Volume,
+    field_noise: Volume | None,
+    mask: Mask,
+    dipole: DipoleModel,
+    *,
+    iterations: int = 100,
+    tolerance: float = 1e-4,
+) -> tuple[Volume, Mask]:
+    """LBV: the background solves Laplace's equation with the total field as its boundary values.
+
+    At the rim the local field is taken to be zero: it is small there, but not nothing. The 7-point Laplacian is
+    inverted by conjugate gradients, preconditioned by the same on the whole grid.
+
+    Args:
+        total_field: [ppm], shape (x, y, z).
+        field_noise: Not used; part of the shared signature.
+        mask: Where the total field is valid.
+        dipole: For the grid's voxel size.
+        iterations: Most conjugate-gradient steps.
+        tolerance: Stop once the residual has shrunk by this factor.
+
+    Returns:
+        Local field [ppm], zero outside the second result: the voxels whose six neighbours lie in `mask`.
+
+    Raises:
+        InputError: There is no such voxel.
+
+    References:
+        Zhou et al. 2014, doi:10.1002/nbm.3064.
+    """
+    size = dipole.voxel_size
+    box = bounding_box(mask)
+    inside, field = mask[box], total_field[box] * mask[box]
+    shape = fast_shape([n + 2 for n in field.shape])  # a voxel of zeros between the faces, where differences wrap
+    inside, field = _embedded(inside, shape), _embedded(field, shape)
+    valid = inside.clone()
+    for axis in range(3):
+        valid &= inside.roll(1, axis) & inside.roll(-1, axis)
+    if not valid.any():
+        raise InputError(f"no voxel of the mask of {int(mask.sum())} voxels has its six neighbours in it")
+    spectrum = laplacian_spectrum(shape, size, device=field.device)
+    inverse = 1 / (spectrum + float(spectrum[1, 0, 0]))
+
+    def laplacian(volume: Volume) -> Volume:
+        return -divergence(gradient(volume, size), size)
+
+    background = conjugate_gradient(
+        lambda volume: valid * laplacian(volume),
+        valid * -laplacian(field * ~valid),
+        start=field * valid,
+        precondition=lambda volume: valid * irfft(rfft(volume) * inverse, shape),
+        iterations=iterations,
+        tolerance=tolerance,
+    )
+    local = crop((field - background) * valid, mask[box].shape)
+    return _place(local, box, total_field), _place(crop(valid, mask[box].shape), box, mask)
+
+
 def resharp(
     total_field: Volume,
     field_noise: Volume | None,
@@ -100,6 +245,7 @@ def resharp(
     inside, field = mask[box], total_field[box] * mask[box]
     shape = padded_shape(field.shape, dipole.voxel_size, radius)
     sphere = sphere_spectrum(shape, dipole.voxel_size, radius, like=field)
+
     valid = crop(irfft(rfft(inside.to(field.dtype), shape) * sphere, shape), field.shape) > 1 - 1e-4
     valid &= inside
     if not valid.any():
@@ -171,6 +317,14 @@ def pdf(
     )
     local = (target - model(sources))[place] * inside
     return _place(local, box, total_field), mask.clone()
+
+
+def _embedded(volume: Tensor, shape: Shape) -> Tensor:
+    """The volume at the beginning of a larger grid of zeros."""
+    large = volume.new_zeros(shape)
+    x, y, z = volume.shape
+    large[:x, :y, :z] = volume
+    return large
 
 
 def _relative_weight(field_noise: Volume, mask: Mask, box: tuple[slice, slice, slice]) -> Tensor:

@@ -8,10 +8,13 @@ from torch import Tensor
 
 from chimap.arrays import Echoes, Mask, Triple, Volume
 from chimap.inversion.frame import Frame, frame_of, into, out_of, sampled
-from chimap.inversion.learned import MARGIN, invert, trained_by
+from chimap.inversion.learned import MARGIN, trained_by
+from chimap.inversion.total_field import lbv_tv
 from chimap.linalg import bounding_box
 from chimap.networks.apply import outputs, predict
 from chimap.networks.laplacian import interior
+from chimap.networks.variational import VariationalNet
+from chimap.networks.weights import Trained
 from chimap.physics.dipole import DipoleModel
 from chimap.physics.shim import shim_field
 from chimap.physics.units import radians_per_ppm
@@ -125,30 +128,9 @@ def from_total_field(
         NeXtQSM: Cognolato et al. 2023, doi:10.1016/j.media.2022.102700.
     """
     trained = trained_by(weights, "total field")
-    box = bounding_box(mask, (MARGIN,) * 3)
-    field, inside = _shimmed(total_field, mask, voxel_size)[box], mask[box]
-    x, y, z = inside.shape
-    frame = frame_of(voxel_size, b0_direction, (x, y, z), trained.voxel_sizes, trained.tilt)
-    size, b0 = voxel_size, b0_direction
-    if frame is not None:
-        size, b0 = frame.voxel_size, frame.b0_direction
-        field, inside = into(field, inside, frame)
-    with torch.no_grad(), torch.autocast(field.device.type, torch.bfloat16, enabled=bf16):
-        found = outputs(
-            trained.network.to(field.device),
-            field[None],
-            inside[None],
-            input_scale=trained.input_scale,
-            output_scale=trained.output_scale,
-            b0_direction=field.new_tensor([b0]),
-            voxel_size=field.new_tensor([size]),
-        )[0]
-    maps = []
-    for volume in found.flip(0):  # chi, which comes last, and the local field
-        whole = torch.zeros_like(total_field)
-        whole[box] = volume if frame is None else out_of(volume, inside, frame)
-        maps.append(whole * mask)
-    return maps[0], maps[1]
+    local_field, chi = _of_total_field(total_field, mask, voxel_size, b0_direction, trained, bf16=bf16)
+    assert chi is not None
+    return chi, local_field
 
 
 def local_from_total_field(
@@ -160,14 +142,14 @@ def local_from_total_field(
     weights: str | Path,
     bf16: bool = False,
 ) -> tuple[Volume, Mask]:
-    """The local field by a network that removes the background, as SHARQnet does. `noise` is not looked at.
+    """The local field by a network that removes the background: SHARQnet, or the first of the two of NeXtQSM.
 
     Args:
         total_field: [ppm], (x, y, z).
-        noise: Ignored.
+        noise: Not used; part of the shared signature.
         mask: Same shape.
         dipole: Says voxel size and direction of B0.
-        weights: The best.safetensors of a training.
+        weights: Name of those that come with the package, or the best.safetensors of a training.
         bf16: Convolutions in bfloat16.
 
     Returns:
@@ -177,15 +159,64 @@ def local_from_total_field(
         InputError: There are no such weights, or they take no total field.
 
     References:
-        SHARQnet: Bollmann et al. 2019, doi:10.1016/j.zemedi.2019.01.001.
+        SHARQnet: Bollmann et al. 2019, doi:10.1016/j.zemedi.2019.01.001. NeXtQSM: Cognolato et al. 2023,
+        doi:10.1016/j.media.2022.102700.
     """
-    field = _shimmed(total_field, mask, dipole.voxel_size)
-    return invert(field, mask, dipole, trained_by(weights, "total field"), bf16=bf16), mask
+    trained = trained_by(weights, "total field")
+    arguments = (total_field, mask, dipole.voxel_size, dipole.b0_direction, trained)
+    return _of_total_field(*arguments, bf16=bf16, local_only=True)[0], mask
 
 
-def _shimmed(total_field: Volume, mask: Mask, voxel_size: Triple) -> Volume:
-    """Without the second-order polynomial that fits best: it is background, and spares a network the largest part."""
-    return (total_field - shim_field(total_field, mask.float(), voxel_size)) * mask
+def _of_total_field(
+    total_field: Volume,
+    mask: Mask,
+    voxel_size: Triple,
+    b0_direction: Triple,
+    trained: Trained,
+    *,
+    bf16: bool,
+    local_only: bool = False,
+) -> tuple[Volume, Volume | None]:
+    """Local field and, if it is not left out, chi [ppm] on the scan's grid, zero outside the mask.
+
+    A second-order polynomial is taken off first: it is background, and spares the network the largest part. Of a
+    resampled scan the background is brought back, not the local field: it is smooth, and loses nothing by that.
+    """
+    box = bounding_box(mask, (MARGIN,) * 3)
+    scan_field = ((total_field - shim_field(total_field, mask.float(), voxel_size)) * mask)[box]
+    field, inside = scan_field, mask[box]
+    x, y, z = inside.shape
+    frame = frame_of(voxel_size, b0_direction, (x, y, z), trained.voxel_sizes, trained.tilt)
+    size, b0 = voxel_size, b0_direction
+    if frame is not None:
+        size, b0 = frame.voxel_size, frame.b0_direction
+        field, inside = into(field, inside, frame)
+    network, begun = trained.network.to(field.device), None
+    if isinstance(network, VariationalNet) and network.shape.begun:
+        x, y, z = field.shape
+        begun = lbv_tv(field, None, inside, DipoleModel((x, y, z), size, b0, padding=0))[0][None]
+    with torch.no_grad(), torch.autocast(field.device.type, torch.bfloat16, enabled=bf16):
+        local, *more = outputs(
+            network,
+            field[None],
+            inside[None],
+            input_scale=trained.input_scale,
+            output_scale=trained.output_scale,
+            b0_direction=field.new_tensor([b0]),
+            voxel_size=field.new_tensor([size]),
+            begun=begun,
+            local_only=local_only and isinstance(network, VariationalNet),
+        )[0]
+    if frame is not None:
+        local = scan_field - out_of(field - local, inside, frame)
+        more = [out_of(volume, inside, frame) for volume in more]
+
+    def whole(part: Tensor) -> Volume:
+        volume = torch.zeros_like(total_field)
+        volume[box] = part
+        return volume * mask
+
+    return whole(local), whole(more[0]) if more else None
 
 
 def _in_frame(phase: Tensor, magnitude: Tensor, frame: Frame | None) -> tuple[Tensor, Tensor]:

@@ -54,11 +54,14 @@ def outputs(
     b0_direction: Tensor | None = None,
     voxel_size: Tensor | None = None,
     radians_per_ppm: Tensor | None = None,
+    begun: Volume | None = None,
     local_field: Volume | None = None,
+    local_only: bool = False,
 ) -> Tensor:
     """As `predict`, all that a network finds: (batch, outputs, x, y, z).
 
-    A network that finds the local field [ppm] first can be given another one to go on with.
+    A network that finds the local field [ppm] first can be given one to begin with, another one to go on with, or stop
+    there.
     """
     inside = mask.to(volume)
     inner = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
@@ -69,10 +72,10 @@ def outputs(
         channels = [volume * inside * input_scale]
         if inner.channels == "field and mask":
             channels.append(inside)
-        if local_field is not None:
-            channels.append(local_field * inside * input_scale)
+        channels += [given * inside * input_scale for given in (begun, local_field) if given is not None]
     n = len(volume)
     b0 = volume.new_tensor([[0.0, 0.0, 1.0]]).expand(n, 3) if b0_direction is None else b0_direction
     size = volume.new_ones(n, 3) if voxel_size is None else voxel_size
-    found = network(torch.stack(channels, dim=1), b0, size)
+    more = {"local_only": True} if local_only else {}
+    found = network(torch.stack(channels, dim=1), b0, size, **more)
     return found.float() * output_scale * inside[:, None]

@@ -5,16 +5,15 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv3d, conv_transpose3d, leaky_relu, pad
+from torch.nn.functional import avg_pool3d, conv3d, conv_transpose3d, interpolate, leaky_relu, pad
 
-from chimap.networks.sizes import cropped, padded
+from chimap.networks.sizes import Placed, cropped, padded
 from chimap.physics.dipole import applied_to_each, dipole_models
-from chimap.physics.mean_value import sharp_field
 
 WIDEST = 512
 """Channels that no level exceeds."""
-RADII = (12.0, 9.0, 6.5, 4.5, 3.0, 2.0)
-"""Of V-SHARP's spheres [mm]: half as many as by default, which the network makes up for."""
+COARSE = 2.0
+"""Voxels [mm] on which a background is smooth enough."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,8 @@ class VariationalShape:
         penalty: Of what the regulariser's U-Net R gives: sum of "squares" or of "absolute" values.
         slope: Of the leaky ReLU, 0 for ReLU.
         residual: Whether the first U-Net finds the background field, which is subtracted, or the local field itself.
-        sharp: Whether it begins at V-SHARP's local field and finds what is to be added.
+        begun: Whether the first U-Net is given a local field to begin with, such as that of LBV and TV in turns, and
+            finds what is to be added. That is smooth, and found on voxels of about `COARSE`.
         padding: Least zeros [voxels] around the grid for the dipole model.
     """
 
@@ -45,7 +45,7 @@ class VariationalShape:
     penalty: Literal["squares", "absolute"] = "squares"
     slope: float = 0.01
     residual: bool = False
-    sharp: bool = False
+    begun: bool = False
     padding: int = 8
 
 
@@ -164,7 +164,8 @@ class VariationalNet(nn.Module):
     dipole model, R the regulariser's U-Net. Both terms are sums over voxels, so a step is the same on any grid.
 
     Takes two channels, the total field and the mask, and gives two, the local field and chi, both in the unit of the
-    total field. With the local field as a third channel, chi is that of this one.
+    total field. A further channel is the local field to begin with, where the shape says so; with yet another one, chi
+    is that of this one.
 
     Args:
         shape: Its architecture.
@@ -175,15 +176,22 @@ class VariationalNet(nn.Module):
     def __init__(self, shape: VariationalShape):
         super().__init__()
         self.shape = shape
-        self.background = StridedUNet(3 if shape.sharp else 1, shape.levels, shape.base, shape.slope)
+        self.background = StridedUNet(3 if shape.begun else 1, shape.levels, shape.base, shape.slope)
+        if shape.begun:  # nothing is added at first
+            nn.init.zeros_(self.background.last.weight)
+            nn.init.zeros_(self.background.last.bias)  # pyright: ignore[reportArgumentType]
         self.prior = StridedUNet(1, shape.prior_levels, shape.prior_base, shape.slope)
         self.data_weights = nn.Parameter(torch.full((shape.steps,), shape.start))
 
-    def forward(self, channels: Tensor, b0_direction: Tensor, voxel_size: Tensor) -> Tensor:
-        """(batch, 2 or 3, x, y, z), (batch, 3) and (batch, 3) to (batch, 2, x, y, z)."""
-        field, mask = channels[:, :1], channels[:, 1:2]
-        local = self._local_field(field.float(), mask, voxel_size)
-        given = channels[:, 2:] if channels.shape[1] > 2 else local
+    def forward(
+        self, channels: Tensor, b0_direction: Tensor, voxel_size: Tensor, *, local_only: bool = False
+    ) -> Tensor:
+        """(batch, 2 to 4, x, y, z), (batch, 3) and (batch, 3) to (batch, 2, x, y, z), or (batch, 1, …) without chi."""
+        field, mask, *more = channels.split(1, dim=1)
+        local = self._local_field(field, mask, voxel_size, more.pop(0) if self.shape.begun else None) * mask
+        if local_only:
+            return local
+        given = more[0] if more else local
         x, y, z = field.shape[-3:]
         dipoles = dipole_models((x, y, z), voxel_size, b0_direction, padding=self.shape.padding)
         chi = given
@@ -193,23 +201,22 @@ class VariationalNet(nn.Module):
             chi = (chi - weight.clamp_min(0) * applied_to_each(dipoles, misfit) - slope) * mask
         return torch.cat([local, chi], dim=1)
 
-    def _local_field(self, field: Tensor, mask: Tensor, voxel_size: Tensor) -> Tensor:
+    def _local_field(self, field: Tensor, mask: Tensor, voxel_size: Tensor, begun: Tensor | None) -> Tensor:
         """What the first U-Net leaves of a total field."""
-        if self.shape.sharp:
-            begun, covered = _sharp_fields(field, mask, voxel_size)
-            return (begun + self.background(torch.cat([field / 10, begun, mask - covered], dim=1)).float()) * mask
+        if begun is not None:
+            step = [max(round(COARSE / length), 1) for length in voxel_size[0].tolist()]
+            seen, placed = _multiples(torch.cat([field / 10, begun, mask], dim=1), step)
+            added = self.background(avg_pool3d(seen, step)).float()
+            added = interpolate(added, size=seen.shape[2:], mode="trilinear", align_corners=False)
+            return begun + cropped(added, placed)
         # the background is a hundred times as strong as what is wanted: half of the digits would leave nothing of it
         with torch.autocast(field.device.type, enabled=False):
-            found = self.background(field)
-        return (field - found if self.shape.residual else found) * mask
+            found = self.background(field.float())
+        return field - found if self.shape.residual else found
 
 
-@torch.no_grad()
-def _sharp_fields(field: Tensor, mask: Tensor, voxel_size: Tensor) -> tuple[Tensor, Tensor]:
-    """V-SHARP's local field of each of a batch (batch, 1, x, y, z), and 1 where it is known."""
-    found = []
-    for one, inside, (x, y, z) in zip(field[:, 0], mask[:, 0] > 0, voxel_size.tolist(), strict=True):
-        radii = [radius for radius in RADII if radius >= max(x, y, z)] or [max(x, y, z)]
-        found.append(sharp_field(one * inside, inside, (x, y, z), radii))
-    fields, covered = zip(*found, strict=True)
-    return torch.stack(fields)[:, None], torch.stack(covered)[:, None].to(field)
+def _multiples(volumes: Tensor, step: list[int]) -> tuple[Tensor, Placed]:
+    """Zeros behind (..., x, y, z) until each side is a multiple of its step, and where the volumes lie."""
+    x, y, z = volumes.shape[-3:]
+    padding = [extra for n, m in zip((z, y, x), step[::-1], strict=True) for extra in (0, -n % m)]
+    return pad(volumes, padding), (slice(0, x), slice(0, y), slice(0, z))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from chimap.arrays import Mask, Shape, Triple, Volume
-from chimap.linalg import crop, fast_shape, irfft, rfft
+from chimap.linalg import along_axis, conjugate_gradient, crop, fast_shape, irfft, rfft
 
 
 def sharp_field(
@@ -54,6 +54,53 @@ def sharp_field(
     return crop(irfft(rfft(filtered, shape) * inverse, shape), grid) * covered, covered
 
 
+def harmonic_inside(
+    field: Volume,
+    mask: Mask,
+    voxel_size: Triple,
+    radius: float,
+    *,
+    start: Volume | None = None,
+    iterations: int = 200,
+    tolerance: float = 1e-4,
+) -> tuple[Volume, Mask]:
+    """The volume that equals a field at the rim of a mask, and its own mean over spheres inside: b = M S b + (1 - M) f.
+
+    With u the part of b in M, (1 - M S M) u = M S (1 - M) f, which conjugate gradients solve. Spheres average the
+    values at the rim, and with them its noise.
+
+    Args:
+        field: f, shape (x, y, z), zero outside the mask.
+        mask: Where it is known.
+        voxel_size: [mm].
+        radius: Of the spheres of S [mm].
+        start: First guess, the field if None.
+        iterations: Most conjugate-gradient steps.
+        tolerance: Stop once the residual has shrunk by this factor.
+
+    Returns:
+        b, zero outside the mask, and M: the voxels whose whole sphere lies in the mask. It is empty if none fits.
+
+    References:
+        Wen et al. 2014, doi:10.1002/mrm.24998.
+    """
+    shape = padded_shape(field.shape, voxel_size, radius)
+    sphere = sphere_spectrum(shape, voxel_size, radius, like=field)
+
+    def mean(volume: Volume) -> Volume:
+        return crop(irfft(rfft(volume, shape) * sphere, shape), field.shape)
+
+    inner = mask & (mean(mask.to(field.dtype)) > 1 - 1e-4)
+    harmonic = conjugate_gradient(
+        lambda volume: volume - inner * mean(volume),
+        inner * mean(field * ~inner),
+        start=(field if start is None else start) * inner,
+        iterations=iterations,
+        tolerance=tolerance,
+    )
+    return torch.where(inner, harmonic, field), inner
+
+
 def padded_shape(grid: Sequence[int], voxel_size: Triple, padding: float) -> Shape:
     """A grid that is fast to transform, with at least `padding` [mm] behind the given one."""
     return fast_shape([n + math.ceil(padding / size) + 1 for n, size in zip(grid, voxel_size, strict=True)])
@@ -81,6 +128,26 @@ def sphere_spectrum(shape: tuple[int, int, int], voxel_size: Triple, radius: flo
         view[axis], view[axis + 3] = 2 * extent + 1, samples
         squares.append(((centre[:, None] + sub) * size).square().reshape(view))
     share = (squares[0] + squares[1] + squares[2] <= radius**2).double().mean(dim=(3, 4, 5))
+    share = _round(share / share.sum(), voxel_size)
     sphere = torch.zeros(shape, dtype=like.dtype, device=like.device)
-    sphere[: share.shape[0], : share.shape[1], : share.shape[2]] = (share / share.sum()).to(like)
+    sphere[: share.shape[0], : share.shape[1], : share.shape[2]] = share.to(like)
     return rfft(sphere.roll([-extent for extent in reach], (0, 1, 2))).real.contiguous()
+
+
+def _round(sphere: Tensor, voxel_size: Triple) -> Tensor:
+    """A sphere of few voxels, (odd x, y, z), with its second moments along the axes made equal to the smallest.
+
+    Long voxels make it longer along their axis, and a harmonic field that grows along one axis and falls along another
+    would no longer equal its mean. Weights are multiplied by exp(-a x^2), with a for each axis by Newton's method.
+    """
+    squares = [
+        along_axis(((torch.arange(n, dtype=sphere.dtype) - n // 2) * size).square(), axis)
+        for axis, (n, size) in enumerate(zip(sphere.shape, voxel_size, strict=True))
+    ]
+    goal = min(float((sphere * square).sum()) for square in squares)
+    for _ in range(8):
+        for square in squares:
+            moment, fourth = float((sphere * square).sum()), float((sphere * square.square()).sum())
+            sphere = sphere * torch.exp(-(moment - goal) / (fourth - moment**2) * square)
+            sphere /= sphere.sum()
+    return sphere

@@ -99,7 +99,8 @@ def train(
     _trim_log(output / "log.jsonl", state.step, rank)
     parallel: nn.Module = network
     if world > 1:
-        parallel = nn.parallel.DistributedDataParallel(network)
+        parts_alone = settings.network.kind == "variational"  # of which some have no gradient in some steps
+        parallel = nn.parallel.DistributedDataParallel(network, find_unused_parameters=parts_alone)
 
     share = settings.batch // world
     since = time.perf_counter() - state.seconds
@@ -200,7 +201,7 @@ def validation_samples(people: Sequence[LabelMap], settings: Settings) -> list[S
         scale_positive=(1.0, 1.0),
         blobs=0.0,
         solids=0,
-        whole_brain=True,
+        whole_brain=settings.gives == "chi" or settings.samples.whole_brain,
         scan=settings.samples.scan,
     )
     samples = []

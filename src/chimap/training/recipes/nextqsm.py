@@ -1,7 +1,8 @@
 """NeXtQSM: from total field to local field and chi, consistent with the data (Cognolato et al. 2023,
 doi:10.1016/j.media.2022.102700).
 
-Both networks learn by themselves first, the second one from the true local field with its error, and then together.
+Both networks learn by themselves first, the second one from the true local field with its error, and then together. The
+second one is small and takes most of the time, so each can also be trained alone, one after the other with `--start`.
 """
 
 import math
@@ -11,8 +12,9 @@ from typing import Any
 import torch
 
 from chimap import losses
+from chimap.networks.laplacian import interior
 from chimap.networks.variational import NEXTQSM
-from chimap.training.recipes.shown import found_in
+from chimap.training.recipes.shown import found_in, wanted_field
 from chimap.training.recipes.supervised import centred
 from chimap.training.samples import Sample, SampleSettings
 from chimap.training.settings import Settings
@@ -24,7 +26,7 @@ _SAMPLES = SampleSettings(
 )
 _GPU = Settings(
     recipe="nextqsm",
-    network=replace(NEXTQSM, sharp=True),
+    network=replace(NEXTQSM, begun=True),
     samples=replace(_SAMPLES, shape=(160, 160, 160)),
     takes="total field",
     batch=2,
@@ -33,8 +35,11 @@ _GPU = Settings(
     input_scale=30.0,
     output_scale=1 / 30.0,
     weights={"local field": 1.0, "separately": 0.4},
+    choices={"learns": "both"},
 )
 NEEDS_CHI = True
+CHOICES = {"learns": ("both", "inversion")}
+"""Which of the two networks; the first alone learns where the setting `gives` is the local field."""
 SIZES = {"nextqsm": {"gpu": _GPU, "cpu": replace(_GPU, samples=_SAMPLES, batch=1)}}
 
 
@@ -44,14 +49,17 @@ def loss(
     """L1(chi) + w_local L1(local field), both in the unit of what the network gives.
 
     For the first share of the steps that the weight "separately" says, chi is found from the measured local field
-    instead of the one that the first network gives.
+    instead of the one that the first network gives. Where only one of the networks learns, its part is all there is.
     """
-    unit, mask = settings.output_scale, sample.mask
-    together = step >= settings.weights["separately"] * settings.steps
-    given = None if together else sample.measured_local_field
-    local, chi = found_in(network, sample, settings, local_field=given).unbind(dim=1)
-    parts = {
-        "chi": losses.masked_l1(centred(chi, mask) / unit, centred(sample.chi, mask) / unit, mask),
-        "local field": losses.masked_l1(local / unit, sample.local_field / unit, mask),
-    }
-    return {"loss": parts["chi"] + settings.weights["local field"] * parts["local field"], **parts}
+    unit, mask, weights = settings.output_scale, sample.mask, settings.weights
+    inversion_alone = settings.choices["learns"] == "inversion" and settings.gives == "chi"
+    separately = inversion_alone or step < weights["separately"] * settings.steps
+    given = sample.measured_local_field if separately else None
+    found = found_in(network, sample, settings, local_field=given)
+    parts = {}
+    if settings.gives == "chi":
+        parts["chi"] = losses.masked_l1(centred(found[:, 1], mask) / unit, centred(sample.chi, mask) / unit, mask)
+    if not inversion_alone:
+        inner = interior(mask[:, None])[:, 0] > 0  # at the rim itself little is known of the background
+        parts["local field"] = losses.masked_l1(found[:, 0] / unit, wanted_field(sample, settings) / unit, inner)
+    return {"loss": sum({"chi": 1.0, **weights}[name] * part for name, part in parts.items()), **parts}
