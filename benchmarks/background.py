@@ -15,7 +15,7 @@ from error_budget import COLUMNS, Fields, cells, measured
 
 from chimap.benchmark.cases import CASES, Simulator, in_order_of_heads, people
 from chimap.commands.console import keep_freed_memory
-from chimap.fields.echoes import combine_echoes
+from chimap.fields.combination import weighted_field
 from chimap.fields.tree import wrap
 from chimap.methods import call, find, names
 from chimap.physics.dipole import DipoleModel
@@ -48,7 +48,7 @@ def main() -> None:
                     plain, _ = acquire(subject.head, **times, phase_offset=False, seed=person.seed)
                     turned = torch.stack([field * radians_per_ppm(te, case.field_strength) for te in case.echo_times])
                     unwrapped = turned + wrap(plain.phase - turned)
-                    field, noise = combine_echoes(
+                    field, noise = weighted_field(
                         unwrapped, scan.magnitude, truth.mask, scan.echo_times, scan.field_strength
                     )
                 dipole = DipoleModel(scan.shape, scan.voxel_size, scan.b0_direction, padding=0)

@@ -27,7 +27,7 @@ from chimap import metrics, pipeline
 from chimap.arrays import Mask, Volume
 from chimap.benchmark.cases import CASES, Case, Simulator, in_order_of_heads, people
 from chimap.commands.console import keep_freed_memory
-from chimap.fields.echoes import combine_echoes
+from chimap.fields.combination import weighted_field
 from chimap.fields.mask import erode
 from chimap.fields.tree import wrap
 from chimap.methods import call, find
@@ -68,7 +68,7 @@ def chains(scan: Scan, truth: Truth, no_offset: Scan, plan: Plan) -> dict[str, F
     rows["+ background"] = _background(truth.total_field, None, truth.mask, scan, plan)
     turned = torch.stack([truth.total_field * radians_per_ppm(te, scan.field_strength) for te in scan.echo_times])
     unwrapped = turned + wrap(no_offset.phase - turned)
-    field, noise = combine_echoes(unwrapped, scan.magnitude, truth.mask, scan.echo_times, scan.field_strength)
+    field, noise = weighted_field(unwrapped, scan.magnitude, truth.mask, scan.echo_times, scan.field_strength)
     rows["+ noise"] = _background(field, noise, truth.mask, scan, plan)
     for name, subject in (
         ("+ unwrapping", replace(no_offset, mask=truth.mask)),

@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--plan", choices=tuple(PLANS), default="default")
     plan.add_argument("--method", metavar="NAME", help=f"to chi: {', '.join(methods.names(*methods.TO_CHI))}")
     plan.add_argument("--unwrap", choices=methods.names("unwrap"))
+    plan.add_argument("--combination", choices=methods.names("combination"), help="of the echoes")
     plan.add_argument("--background", metavar="NAME", help=f"removal: {', '.join(methods.names('background'))}")
     plan.add_argument("--erosion", type=float, metavar="MM", help="shave the brain mask first")
     plan.add_argument(
@@ -227,6 +228,7 @@ def _run(options: argparse.Namespace, command: list[str]) -> None:
         options.plan,
         inversion=options.method,
         unwrap=options.unwrap,
+        combination=options.combination,
         background=options.background,
         erosion=options.erosion,
         noise_limit=options.noise_limit,

@@ -17,7 +17,16 @@ from chimap.errors import InputError
 WEIGHTS = ".safetensors"
 """Ends the name of a method that is a file of somebody's own weights."""
 
-Stage = Literal["mask", "unwrap", "background", "background from phase", "inversion", "from total field", "from phase"]
+Stage = Literal[
+    "mask",
+    "unwrap",
+    "combination",
+    "background",
+    "background from phase",
+    "inversion",
+    "from total field",
+    "from phase",
+]
 
 TO_LOCAL_FIELD: tuple[Stage, ...] = ("background", "background from phase")
 """The stages that give the local field: of the total one, or in one step."""
@@ -104,6 +113,24 @@ METHODS: tuple[Method, ...] = (
         "1 s an echo",
     ),
     Method(
+        "nonlinear",
+        "combination",
+        "chimap.fields.combination:nonlinear_field",
+        "Fit of the complex signal over the echoes; a wrong turn of a noisy echo does no harm",
+        "Liu et al. 2013, doi:10.1002/mrm.24272",
+        ("unwrapped phase", "magnitude (optional)", "mask", "echo times", "field strength"),
+        "2 s",
+    ),
+    Method(
+        "weighted",
+        "combination",
+        "chimap.fields.combination:weighted_field",
+        "Line through the phases of the echoes, weighted by the inverse of their variance; quick",
+        "Gilbert et al. 2012, doi:10.1016/j.neuroimage.2012.03.020",
+        ("unwrapped phase", "magnitude (optional)", "mask", "echo times", "field strength"),
+        "0.5 s",
+    ),
+    Method(
         "vsharp",
         "background",
         "chimap.fields.background:vsharp",
@@ -158,13 +185,13 @@ METHODS: tuple[Method, ...] = (
         "6 s",
     ),
     Method(
-        "lbv-tv",
+        "pdf-tv",
         "background",
-        "chimap.inversion.total_field:lbv_tv",
-        "A harmonic background and a chi of little variation in turns; keeps the rim",
-        "Zhou et al. 2014, doi:10.1002/nbm.3064; Wen et al. 2014, doi:10.1002/mrm.24998; Liu et al. 2017, "
-        "doi:10.1002/mrm.26331",
-        ("total field", "mask"),
+        "chimap.inversion.total_field:pdf_tv",
+        "Sources around the brain and a chi of little variation inside it in turns; keeps the rim",
+        "Liu et al. 2011, doi:10.1002/nbm.1670; Liu et al. 2017, doi:10.1002/mrm.26331; Bilgic et al. 2014, "
+        "doi:10.1002/mrm.25029",
+        ("total field", "mask", "field noise (optional)"),
         "2 s",
     ),
     Method(

@@ -43,6 +43,7 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
     scan.check()
     chosen = {
         "unwrap": methods.find(plan.unwrap, "unwrap"),
+        "combination": methods.find(plan.combination, "combination"),
         "background": methods.find(plan.background, *methods.TO_LOCAL_FIELD),
         "inversion": methods.find(plan.inversion, *methods.TO_CHI),
         "mask": methods.find(plan.mask, "mask"),
@@ -76,6 +77,13 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
     with stage("unwrapping"):
         phase = scan.phase
         if len(scan.echo_times) > 1:
+            readout = echoes.readout_phase(phase, scan.magnitude, brain, scan.echo_times, scan.voxel_size)
+            if readout is not None:
+                phase = echoes.without_readout_phase(phase, readout)
+                notes.append(
+                    "Even and odd echoes were read in opposite directions; the phase by which they differed, up to "
+                    f"{float(readout[brain].abs().max()):.1f} rad, was estimated and removed."
+                )
             offset = echoes.phase_offset(phase, scan.magnitude, brain, scan.echo_times, scan.voxel_size)
             phase = wrap(phase - offset)
             notes.append("A smooth phase offset common to all echoes was estimated and removed.")
@@ -89,9 +97,8 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
         )
 
     with stage("echo combination"):
-        total_field, noise = echoes.combine_echoes(
-            unwrapped, scan.magnitude, brain, scan.echo_times, scan.field_strength
-        )
+        arguments = (unwrapped, scan.magnitude, brain, scan.echo_times, scan.field_strength)
+        total_field, noise = methods.call(chosen["combination"], plan.settings, *arguments)
         limit = plan.noise_limit_for(own_mask=scan.mask is None)
         if limit is not None:
             reliable = drop_noisy(brain, noise, limit)

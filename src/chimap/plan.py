@@ -14,6 +14,7 @@ class Plan:
     Attributes:
         mask: Used only where the scan brings no mask of the user's.
         unwrap: Phase unwrapping.
+        combination: From the unwrapped echoes to one field.
         background: Background field removal.
         inversion: From local field to chi.
         reference: "mask": the mean of chi in the mask is made zero; "none": left as the inversion gives it.
@@ -25,7 +26,8 @@ class Plan:
 
     mask: str = "brain"
     unwrap: str = "quality-guided"
-    background: str = "vsharp"
+    combination: str = "nonlinear"
+    background: str = "pdf-tv"
     inversion: str = "tv"
     reference: Literal["mask", "none"] = "mask"
     noise_limit: float | None = None
@@ -38,7 +40,7 @@ class Plan:
 
 
 PLANS = {
-    "quick": Plan(unwrap="laplacian", inversion="tkd"),
+    "quick": Plan(unwrap="laplacian", combination="weighted", inversion="tkd"),
     "default": Plan(),
     "best": Plan(background="pdf"),
 }

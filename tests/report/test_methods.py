@@ -24,6 +24,7 @@ def test_a_setting_equal_to_the_default_is_no_change(scan):
 
 
 def test_numbers_in_the_paragraph_count_the_references(scan, maps, plan):
+    plan = replace(plan, background="vsharp")
     used = methods_used(scan, plan)
     papers = references(used)
     text = methods_paragraph(scan, maps, plan)
@@ -48,7 +49,12 @@ def test_the_users_mask_is_called_the_users(scan, maps, plan):
     given = replace(scan, mask=ball(32))
     assert "supplied by the user" in methods_paragraph(given, maps, replace(plan, erosion=2.0))
     assert "eroded by 2 mm" in methods_paragraph(given, maps, replace(plan, erosion=2.0))
-    assert [row.method.stage for row in methods_used(given, plan)] == ["unwrap", "background", "inversion"]
+    assert [row.method.stage for row in methods_used(given, plan)] == [
+        "unwrap",
+        "combination",
+        "background",
+        "inversion",
+    ]
 
 
 def test_one_echo_reads_as_one_echo(scan, maps, plan):

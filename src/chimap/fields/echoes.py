@@ -1,4 +1,4 @@
-"""What the echoes have in common: the phase at echo time zero, and the field."""
+"""What the echoes share that is no field: the phase at echo time zero."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from chimap.arrays import Echoes, Mask, Triple, Volume
 from chimap.errors import InputError
 from chimap.fields.tree import TURN, phase_deviation, unwrap_volume, wrap
-from chimap.physics.units import radians_per_ppm
+from chimap.physics.shim import centred_positions
 
 
 def check_echoes(
@@ -68,6 +68,82 @@ def phase_offset(
     deviation = phase_deviation(phase, magnitude, mask)
     first = unwrap_volume(phase[0], deviation[0], mask, voxel_size)
     return offset_from_first(first, phase, deviation, mask, echo_times, voxel_size, smoothing=smoothing)
+
+
+def readout_phase(
+    phase: Echoes,
+    magnitude: Echoes | None,
+    mask: Mask,
+    echo_times: tuple[float, ...],
+    voxel_size: Triple,
+    *,
+    least: float = 0.3,
+    explained: float = 0.7,
+) -> Volume | None:
+    """What a bipolar read-out adds to the even echoes' phase and takes from the odd ones'; None where it does neither.
+
+    Gradient delays and eddy currents leave a phase that changes its sign with the read-out's direction, mostly a ramp
+    along it. With evenly spaced echoes the second difference over them is four times this phase, whatever field and
+    offset are. A constant part is the same as a constant field, and cannot be told from it.
+
+    Args:
+        phase: Wrapped [rad], shape (echo, x, y, z).
+        magnitude: Same shape, or None.
+        mask: Where the phase can be trusted.
+        echo_times: [s], ascending.
+        voxel_size: [mm].
+        least: A ramp is believed from this change over the mask on [rad], peak to peak,
+        explained: and where a polynomial of second order explains this share of the second difference's variance.
+
+    Returns:
+        [rad], (x, y, z), to be added to the phase of the second, fourth, ... echo and subtracted from that of the
+        others; None with fewer than three echoes, uneven echo times, or nothing to correct.
+
+    References:
+        The model: Eckstein et al. 2018, doi:10.1002/mrm.26963.
+    """
+    check_echoes(phase, magnitude, mask, echo_times)
+    steps = [later - earlier for earlier, later in zip(echo_times, echo_times[1:], strict=False)]
+    if len(steps) < 2 or max(steps) > 1.02 * min(steps):
+        return None
+    parts = torch.zeros(2, *phase.shape[1:], dtype=phase.dtype, device=phase.device)
+    for first in range(len(phase) - 2):
+        strength = torch.ones_like(phase[0])
+        if magnitude is not None:
+            a, b, c = magnitude[first : first + 3]
+            strength = a * b * b * c
+        # 2 phase(e+1) - phase(e) - phase(e+2): -4 times what the middle echo has, of the other sign for every other e
+        angle = (-1) ** first * (2 * phase[first + 1] - phase[first] - phase[first + 2])
+        parts += strength * torch.stack([angle.cos(), angle.sin()])
+    strength = torch.hypot(*parts) * mask
+    smooth = _smooth_phase(torch.atan2(parts[1], parts[0]), strength, voxel_size, 5.0)
+    terms = [torch.ones_like(smooth), *centred_positions(smooth, voxel_size)]
+    terms = [term.expand(smooth.shape) for term in terms]
+    terms += [terms[i] * terms[j] for i in range(1, 4) for j in range(i, 4)]
+    columns = torch.stack([term[mask] for term in terms], dim=1).double()
+    values, weight = smooth[mask].double(), strength[mask].double().sqrt()
+    weight = weight / weight.max()
+    found = torch.linalg.lstsq(columns * weight[:, None], (values * weight)[:, None]).solution[:, 0]
+    fitted = columns @ found
+    varied = (weight * (values - (weight * values).sum() / weight.sum()) ** 2).sum()
+    left = (weight * (values - fitted) ** 2).sum()
+    ramp = found[1:4].to(smooth)
+    extent = sum(
+        abs(float(slope)) * float(term[mask].max() - term[mask].min())
+        for slope, term in zip(ramp, terms[1:4], strict=True)
+    )
+    if extent / 4 < least or float(left) > (1 - explained) * float(varied):
+        return None
+    polynomial = torch.zeros_like(smooth)
+    for factor, term in zip(found.tolist(), terms, strict=True):
+        polynomial += factor * term
+    return -polynomial / 4
+
+
+def without_readout_phase(phase: Echoes, found: Volume) -> Echoes:
+    """Wrapped phase [rad] (echo, x, y, z) without a read-out phase, as if all echoes had been read one way."""
+    signs = phase.new_tensor([1.0 if echo % 2 else -1.0 for echo in range(len(phase))]).reshape(-1, 1, 1, 1)
+    return wrap(phase + signs * found)
 
 
 def offset_from_first(
@@ -169,74 +245,3 @@ def _gaussian(volume: Tensor, axis: int, deviation: float) -> Tensor:
         target, source = max(offset, 0), max(-offset, 0)
         result.narrow(axis, target, length).add_(volume.narrow(axis, source, length), alpha=weight)
     return result
-
-
-def combine_echoes(
-    unwrapped: Echoes,
-    magnitude: Echoes | None,
-    mask: Mask,
-    echo_times: tuple[float, ...],
-    field_strength: float,
-) -> tuple[Volume, Volume]:
-    r"""Field of all echoes: minimise sum_e w_e (phase_e - 2 pi gamma_bar B0 TE_e field)^2 in every voxel.
-
-    The weights w_e are magnitude^2, the inverse variance of the phase. The line goes through the origin, so a
-    phase offset has to be removed before (`phase_offset`).
-
-    An echo as a whole may be off by turns, which unwrapping in space cannot know. The echoes' medians over
-    the mask decide: among up to three turns of the first echo, each with the turns of the others that suit it
-    best, the one is taken whose medians lie best on a line through the origin; among equally good ones, the
-    one with the smallest field. Evenly spaced echoes whose first is a multiple of the spacing cannot tell
-    better, and one echo cannot either: the field then is right up to a constant, with its median closest to
-    0.
-
-    Args:
-        unwrapped: [rad], shape (echo, x, y, z).
-        magnitude: Same shape, any unit; None weighs all echoes and voxels alike.
-        mask: Where the phase is valid.
-        echo_times: [s].
-        field_strength: [T].
-
-    Returns:
-        Total field [ppm], zero outside the mask, and its standard deviation [ppm] per noise of the magnitude
-        image (without magnitude: per phase noise [rad]), infinite outside and where nothing was measured.
-
-    References:
-        Liu et al. 2013, doi:10.1002/mrm.24272; weights: Gilbert et al. 2012,
-        doi:10.1016/j.neuroimage.2012.03.020.
-    """
-    check_echoes(unwrapped, magnitude, mask, echo_times, "unwrapped phase")
-    scale = [radians_per_ppm(time, field_strength) for time in echo_times]
-    weight = torch.ones_like(unwrapped) if magnitude is None else magnitude.square()
-    medians = [float(echo[mask].median()) for echo in unwrapped]
-    turns = _common_turns(medians, [float(echo[mask].mean()) for echo in weight], echo_times)
-    moment = torch.zeros_like(unwrapped[0])
-    total = torch.zeros_like(unwrapped[0])
-    for echo, weights, factor, turn in zip(unwrapped, weight, scale, turns, strict=True):
-        moment += weights * (echo + TURN * turn) * factor
-        total += weights * factor**2
-    plain = sum(echo + TURN * turn for echo, turn in zip(unwrapped, turns, strict=True)) / sum(scale)
-    measured = total > 0  # elsewhere the plain mean is as good as anything, and the infinite noise says so
-    field = torch.where(measured, moment / total.clamp_min(1e-30), plain)
-    noise = torch.where(mask & measured, total.clamp_min(1e-30).rsqrt(), torch.inf)
-    return torch.where(mask, field, 0.0), noise
-
-
-def _common_turns(medians: list[float], weights: list[float], echo_times: tuple[float, ...]) -> list[int]:
-    """Turns of each whole echo that bring the medians onto a line through the origin."""
-    found = []
-    for extra in range(-3, 4):
-        turns, moment, total = [], 0.0, 0.0
-        for median, weight, time in zip(medians, weights, echo_times, strict=True):
-            expected = moment / total * time if turns else median + TURN * extra
-            turns.append(round((expected - median) / TURN))
-            moment += weight * time * (median + TURN * turns[-1])
-            total += weight * time**2
-        slope = moment / total
-        misfit = sum(
-            weight * (median + TURN * turn - slope * time) ** 2
-            for median, weight, time, turn in zip(medians, weights, echo_times, turns, strict=True)
-        )
-        found.append((misfit / sum(weights), abs(slope), turns))
-    best = min(found)[0]
-    return min((choice for choice in found if choice[0] <= best + 0.1), key=lambda choice: choice[1])[2]

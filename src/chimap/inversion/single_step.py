@@ -9,7 +9,7 @@ from torch import Tensor
 from chimap.arrays import Echoes, Mask, Triple, Volume
 from chimap.inversion.frame import Frame, frame_of, into, out_of, sampled
 from chimap.inversion.learned import MARGIN, trained_by
-from chimap.inversion.total_field import lbv_tv
+from chimap.inversion.total_field import pdf_tv
 from chimap.linalg import bounding_box
 from chimap.networks.apply import outputs, predict
 from chimap.networks.laplacian import interior
@@ -194,7 +194,7 @@ def _of_total_field(
     network, begun = trained.network.to(field.device), None
     if isinstance(network, VariationalNet) and network.shape.begun:
         x, y, z = field.shape
-        begun = lbv_tv(field, None, inside, DipoleModel((x, y, z), size, b0, padding=0))[0][None]
+        begun = pdf_tv(field, None, inside, DipoleModel((x, y, z), size, b0, padding=0))[0][None]
     with torch.no_grad(), torch.autocast(field.device.type, torch.bfloat16, enabled=bf16):
         local, *more = outputs(
             network,

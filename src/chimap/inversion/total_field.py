@@ -2,76 +2,93 @@
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
 from chimap.arrays import Mask, Shape, Triple, Volume
 from chimap.errors import InputError
 from chimap.inversion.total_variation import total_variation
-from chimap.linalg import bounding_box
+from chimap.linalg import bounding_box, conjugate_gradient, fast_shape
 from chimap.physics.dipole import DipoleModel
 from chimap.physics.mean_value import harmonic_inside
 from chimap.physics.shim import shim_field
 
+DEEP = 6.0
+"""From so far [mm] within the mask on, voxels are brain and say how noisy it is,"""
+AROUND = 15.0
+"""about so far [mm] away: coils make the middle of a head noisier than its rim."""
+RADIUS = 1.5
+"""Of the spheres on the grid of the scan [mm]; the largest side of a voxel if that is more."""
+REACH = 30.0
+"""Sources lie up to so far [mm] around the mask's bounding box."""
 MARGIN = 10.0
 """Of zeros around the brain [mm], so that its periodic image does not lean on it."""
 
 
-def lbv_tv(
+def pdf_tv(
     total_field: Volume,
     field_noise: Volume | None,
     mask: Mask,
     dipole: DipoleModel,
     *,
-    radius: float = 1.5,
-    coarse: float = 3.0,
+    coarse: float = 2.4,
     rounds: int = 4,
-    iterations: int = 5,
-    regularisation: float = 3e-4,
+    iterations: int = 10,
+    regularisation: float = 1e-3,
+    noise_limit: float = 2.0,
 ) -> tuple[Volume, Mask]:
-    """Local field by solving for a harmonic background and for a chi of little variation in turns.
+    """Local field by fitting sources around the brain and a chi of little variation inside it in turns.
 
-    A harmonic background is known from its values at the rim of the mask. There the measured field is background plus
-    local field; to take it for background alone, as LBV and iSMV do, spoils the result far inside. Here the local field
-    at the rim is that of the chi found in the round before:
+    PDF explains as much of the field as sources outside can, and they can explain much of what comes from inside. Here
+    the field of the chi found in the round before is taken off first:
 
-        b <- harmonic inside the mask, total field - D chi at its rim
+        b <- field of sources outside the mask that fits total field - D chi, weighted by the inverse variance
         chi <- argmin 1/2 |D chi - (total field - b)|^2 + lambda |grad chi|_1
 
-    The rounds are on a coarse grid, as b is smooth. From there b is brought to the grid of the scan by few steps: its
-    large features are better known from coarse voxels, which average the rim. Where the spheres do not fit into the
-    mask, the local field is that of chi.
+    The rounds are on a coarse grid, as b is smooth. On the grid of the scan b is the harmonic field, equal to its own
+    mean over small spheres, that few steps lead to from there; at the rim, where no sphere fits, the local field is
+    that of chi.
 
     Args:
         total_field: [ppm], shape (x, y, z).
-        field_noise: Not used; part of the shared signature.
+        field_noise: Of the total field, in any unit; its inverse square weighs, up to that of the median. None weighs
+            all voxels alike.
         mask: Where the total field is valid.
         dipole: Voxel size and direction of B0.
-        radius: Of the spheres whose means the harmonic field equals [mm]; never less than the largest side of a voxel.
         coarse: Voxels of the rounds, about [mm].
         rounds: So many.
-        iterations: Most conjugate-gradient steps for the background on the grid of the scan.
+        iterations: Steps on the grid of the scan.
         regularisation: lambda [ppm mm].
+        noise_limit: Voxels at the rim whose field is this many times as noisy as that of the brain below them are
+            given up: whatever is wrong at the rim is carried inwards.
 
     Returns:
-        Local field [ppm], zero outside the mask; the same mask.
+        Local field [ppm], zero outside the second result, the mask without the voxels that were given up.
 
     Raises:
         InputError: No sphere fits into the mask.
 
     References:
-        The parts: Zhou et al. 2014, doi:10.1002/nbm.3064; Wen et al. 2014, doi:10.1002/mrm.24998; Bilgic et al. 2014,
-        doi:10.1002/mrm.25029. Why background and chi belong together: Liu et al. 2017, doi:10.1002/mrm.26331.
+        The parts: Liu et al. 2011, doi:10.1002/nbm.1670; Bilgic et al. 2014, doi:10.1002/mrm.25029; Wen et al. 2014,
+        doi:10.1002/mrm.24998. Why background and chi belong together: Liu et al. 2017, doi:10.1002/mrm.26331.
     """
     size = dipole.voxel_size
+    bounding_box(mask)  # refuses an empty one
+    mask = mask.clone() if field_noise is None else _trusted(mask, field_noise, size, noise_limit)
     box = bounding_box(mask)
     inside = mask[box]
     # what far sources make is a polynomial: without it there is less to solve for
     field = ((total_field - shim_field(total_field, mask.to(total_field), size)) * mask)[box]
-    radius = max(radius, *size)
+    weight = inside.to(field)
+    if field_noise is not None:
+        noise = field_noise[box]
+        weight = torch.where(inside, (noise[inside].median() / noise).clamp_max(1).square(), 0)
     x, y, z = (max(round(coarse / length), 1) for length in size)
-    at_rim, start = _rounds(field, inside, size, dipole.b0_direction, (x, y, z), radius, rounds, regularisation)
+    at_rim, start = _rounds(field, weight, inside, size, dipole.b0_direction, (x, y, z), rounds, regularisation)
+    radius = max(RADIUS, *size)
     background, inner = harmonic_inside(
         (field - at_rim) * inside, inside, size, radius, start=start, iterations=iterations
     )
@@ -79,46 +96,98 @@ def lbv_tv(
         raise InputError(f"no sphere of {radius:g} mm fits into the mask of {int(mask.sum())} voxels")
     local = torch.zeros_like(total_field)
     local[box] = (field - background) * inside
-    return local, mask.clone()
+    return local, mask
+
+
+def _trusted(mask: Mask, noise: Volume, voxel_size: Triple, limit: float) -> Mask:
+    """The mask without the noisy voxels at its rim, noise being compared with that of the depth below."""
+    box = bounding_box(mask)
+    inside = np.pad(mask[box].numpy(force=True), 1)
+    level = np.pad(noise[box].clamp(1e-30, 1e30).log().numpy(force=True), 1)
+    depth = np.asarray(ndimage.distance_transform_edt(inside, sampling=voxel_size))
+    deep = (depth > DEEP) if (depth > DEEP).any() else inside
+    # a voxel without signal must not speak for others
+    level = np.minimum(level, np.median(level[deep]) + math.log(10))
+    width = [AROUND / size for size in voxel_size]
+    share = ndimage.gaussian_filter(deep.astype(level.dtype), width) + 1e-6
+    around = (ndimage.gaussian_filter(deep * level, width) + 1e-6 * np.median(level[deep])) / share
+    parts = np.empty(inside.shape, dtype=np.int32)
+    ndimage.label(inside & (level - around <= math.log(limit)), output=parts)
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    kept = inside if not sizes.any() else ndimage.binary_fill_holes(parts == sizes.argmax()) & inside
+    result = torch.zeros_like(mask)
+    result[box] = torch.from_numpy(kept[1:-1, 1:-1, 1:-1]).to(mask.device)
+    return result
 
 
 def _rounds(
     field: Volume,
+    weight: Volume,
     inside: Mask,
     voxel_size: Triple,
     b0: Triple,
     step: Shape,
-    radius: float,
     rounds: int,
     regularisation: float,
 ) -> tuple[Volume, Volume]:
     """What the rounds on voxels `step` times as large end with, on the grid of the scan: the field of chi, and b."""
     a, b, c = (length * n for length, n in zip(voxel_size, step, strict=True))
-    size, radius = (a, b, c), max(radius, a, b, c)
-    share = _mean_of_blocks(inside.to(field), step)
-    mask = share > 0.5
-    coarse = torch.where(mask, _mean_of_blocks(field, step) / share.clamp_min(0.5), 0)
+    size = (a, b, c)
+    mask = _mean_of_blocks(inside.to(field), step) > 0.5
+    trust = _mean_of_blocks(weight, step) * mask
+    coarse = torch.where(mask, _mean_of_blocks(field * weight, step) / trust.clamp_min(1e-6), 0)
     i, j, k = coarse.shape
     near = DipoleModel((i, j, k), size, b0, padding=[math.ceil(MARGIN / length) for length in size]).to(field.device)
     far = DipoleModel((i, j, k), size, b0, padding=[n // 2 for n in (i, j, k)]).to(field.device)
+    around = _Around(mask, trust, size, b0)
     local, background = torch.zeros_like(coarse), torch.zeros_like(coarse)
     for number in range(rounds):
-        background, inner = harmonic_inside(
-            (coarse - local) * mask, mask, size, radius, start=background if number else None
-        )
-        known = mask if number else inner  # from the second round on there is something to go by at the rim
-        if not known.any():
-            break
-        chi = total_variation((coarse - background) * known, known, near, regularisation=regularisation)
-        local = far(torch.where(known, chi - chi[known].mean(), 0))
+        background = around.fitted((coarse - local) * mask, iterations=10 if number else 40)
+        chi = total_variation((coarse - background) * mask, mask, near, regularisation=regularisation)
+        local = far(torch.where(mask, chi - chi[mask].mean(), 0))
     x, y, z = field.shape
     wide = [n * m for n, m in zip((i, j, k), step, strict=True)]
 
     def fine(volume: Tensor) -> Tensor:
         return F.interpolate(volume[None, None], size=wide, mode="trilinear", align_corners=False)[0, 0, :x, :y, :z]
 
-    # beyond the mask the background is zero, which must not count
-    return fine(local), fine(background) / fine(mask.to(field)).clamp_min(1e-3)
+    return fine(local), fine(background)
+
+
+class _Around:
+    """Sources around a mask whose field fits another one, weighted; they are kept from one fit to the next.
+
+    Args:
+        mask: Shape (x, y, z); no source lies in it.
+        weight: Of the squared misfit, zero outside the mask.
+        voxel_size: [mm].
+        b0: Direction.
+    """
+
+    def __init__(self, mask: Mask, weight: Volume, voxel_size: Triple, b0: Triple):
+        border = [math.ceil(REACH / length) for length in voxel_size]
+        shape = fast_shape([n + 2 * extra for n, extra in zip(mask.shape, border, strict=True)])
+        self.place = tuple(slice(extra, extra + n) for n, extra in zip(mask.shape, border, strict=True))
+        self.model = DipoleModel(shape, voxel_size, b0, padding=0).to(weight.device)
+        self.sources = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+        self.outside = torch.ones_like(self.sources)
+        self.outside[self.place] = (~mask).to(weight.dtype)
+        self.weight = torch.zeros_like(self.sources)
+        self.weight[self.place] = weight
+
+    def fitted(self, field: Volume, *, iterations: int) -> Volume:
+        """The field [ppm] of sources whose field is closest to the given one, on its grid."""
+        goal = torch.zeros_like(self.sources)
+        goal[self.place] = field
+        self.sources = conjugate_gradient(
+            lambda chi: self.outside * self.model(self.weight * self.model(self.outside * chi)),
+            self.outside * self.model(self.weight * goal),
+            start=self.sources,
+            iterations=iterations,
+            tolerance=1e-3,
+        )
+        return self.model(self.sources)[self.place]
 
 
 def _mean_of_blocks(volume: Tensor, step: Shape) -> Tensor:

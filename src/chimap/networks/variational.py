@@ -30,7 +30,7 @@ class VariationalShape:
         penalty: Of what the regulariser's U-Net R gives: sum of "squares" or of "absolute" values.
         slope: Of the leaky ReLU, 0 for ReLU.
         residual: Whether the first U-Net finds the background field, which is subtracted, or the local field itself.
-        begun: Whether the first U-Net is given a local field to begin with, such as that of LBV and TV in turns, and
+        begun: Whether the first U-Net is given a local field to begin with, such as that of PDF and TV in turns, and
             finds what is to be added. That is smooth, and found on voxels of about `COARSE`.
         padding: Least zeros [voxels] around the grid for the dipole model.
     """

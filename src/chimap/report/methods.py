@@ -13,6 +13,7 @@ from chimap.scan import Maps, Scan
 STAGES: dict[Stage, tuple[Stage, ...]] = {
     "mask": ("mask",),
     "unwrap": ("unwrap",),
+    "combination": ("combination",),
     "background": TO_LOCAL_FIELD,
     "inversion": TO_CHI,
 }
@@ -23,12 +24,14 @@ _NAMES = {
     "brain": "a surface grown from inside the brain",
     "laplacian": "the Laplacian method",
     "quality-guided": "quality-guided region growing",
+    "nonlinear": "a nonlinear fit of the complex signal",
+    "weighted": "a weighted line through the phases",
     "vsharp": "V-SHARP",
     "sharp": "SHARP",
     "resharp": "RESHARP",
     "ismv": "iSMV",
     "lbv": "LBV",
-    "lbv-tv": "LBV and TV in turns",
+    "pdf-tv": "PDF and TV in turns",
     "pdf": "PDF",
     "tkd": "thresholded k-space division (TKD)",
     "tsvd": "truncated singular value decomposition (TSVD)",
@@ -77,6 +80,8 @@ def methods_used(scan: Scan, plan: Plan) -> list[UsedMethod]:
     used = []
     for stage, kinds in STAGES.items():
         if stage == "mask" and scan.mask is not None:
+            continue
+        if stage == "combination" and len(scan.echo_times) == 1:
             continue
         if stage == "background" and find(plan.inversion, *TO_CHI).stage == "from total field":
             continue
@@ -132,8 +137,8 @@ def methods_paragraph(scan: Scan, maps: Maps, plan: Plan) -> str:
     if echoes > 1:
         sentences.append(
             "A smooth phase offset common to all echoes was estimated and removed. The phase was unwrapped "
-            f"with {named('unwrap')}, and the {echoes} echoes were combined to a total field, weighted by "
-            "their noise."
+            f"with {named('unwrap')}, and the {echoes} echoes were combined to a total field by "
+            f"{named('combination')}."
         )
     else:
         sentences.append(f"The phase was unwrapped with {named('unwrap')} and scaled to a total field.")

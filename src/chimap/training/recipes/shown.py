@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from chimap.inversion.total_field import lbv_tv
+from chimap.inversion.total_field import pdf_tv
 from chimap.networks.apply import outputs
 from chimap.physics.dipole import DipoleModel
 from chimap.physics.shim import shim_field
@@ -18,7 +18,10 @@ def found_in(network: nn.Module, sample: Sample, settings: Settings, *, local_fi
     where the settings say that it gives that.
     """
     volume = shown(sample, settings)
-    begun = begun_of(volume, sample) if _begins(settings) else None
+    begun = None
+    if _begins(settings):
+        alone = local_field is not None and settings.choices.get("learns") == "inversion"  # nobody looks at it then
+        begun = torch.zeros_like(volume) if alone else begun_of(volume, sample)
     return outputs(
         network,
         volume,
@@ -52,14 +55,14 @@ def shown(sample: Sample, settings: Settings) -> Tensor:
 
 @torch.no_grad()
 def begun_of(field: Tensor, sample: Sample) -> Tensor:
-    """The local field [ppm] of a batch of total fields to begin with: by LBV and TV in turns."""
+    """The local field [ppm] of a batch of total fields to begin with: by PDF and TV in turns."""
     x, y, z = field.shape[-3:]
     found = []
     for one, mask, (i, j, k), (a, b, c) in zip(
         field, sample.mask, sample.b0_direction.tolist(), sample.voxel_size.tolist(), strict=True
     ):
         dipole = DipoleModel((x, y, z), (a, b, c), (i, j, k), padding=0)
-        found.append(lbv_tv(one, None, mask, dipole)[0])
+        found.append(pdf_tv(one, None, mask, dipole)[0])
     return torch.stack(found)
 
 

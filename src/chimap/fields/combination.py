@@ -1,0 +1,151 @@
+"""One field of all echoes, and how far it can be trusted."""
+
+import torch
+from torch import Tensor
+
+from chimap.arrays import Echoes, Mask, Volume
+from chimap.fields.echoes import check_echoes
+from chimap.fields.tree import TURN
+from chimap.physics.units import radians_per_ppm
+
+OUTLIER = 5.0
+"""From this multiple of the median misfit on, the echoes of a voxel disagree by more than noise."""
+FLAT = 0.2
+"""Least curvature of the misfit that a step of the nonlinear fit relies on, as a share of that of a perfect echo."""
+
+
+def weighted_field(
+    unwrapped: Echoes,
+    magnitude: Echoes | None,
+    mask: Mask,
+    echo_times: tuple[float, ...],
+    field_strength: float,
+) -> tuple[Volume, Volume]:
+    r"""Field by a weighted line: minimise sum_e w_e (phase_e - 2 pi gamma_bar B0 TE_e field)^2 in every voxel.
+
+    The weights w_e are magnitude^2, the inverse variance of the phase. The line goes through the origin, so a
+    phase offset has to be removed before (`phase_offset`).
+
+    An echo as a whole may be off by turns, which unwrapping in space cannot know. The echoes' medians over
+    the mask decide: among up to three turns of the first echo, each with the turns of the others that suit it
+    best, the one is taken whose medians lie best on a line through the origin; among equally good ones, the
+    one with the smallest field. Evenly spaced echoes whose first is a multiple of the spacing cannot tell
+    better, and one echo cannot either: the field then is right up to a constant, with its median closest to
+    0.
+
+    Args:
+        unwrapped: [rad], shape (echo, x, y, z).
+        magnitude: Same shape, any unit; None weighs all echoes and voxels alike.
+        mask: Where the phase is valid.
+        echo_times: [s].
+        field_strength: [T].
+
+    Returns:
+        Total field [ppm], zero outside the mask, and its standard deviation [ppm] per noise of the magnitude
+        image (without magnitude: per phase noise [rad]), infinite outside and where nothing was measured.
+
+    References:
+        Liu et al. 2013, doi:10.1002/mrm.24272; weights: Gilbert et al. 2012,
+        doi:10.1016/j.neuroimage.2012.03.020.
+    """
+    check_echoes(unwrapped, magnitude, mask, echo_times, "unwrapped phase")
+    weight = torch.ones_like(unwrapped) if magnitude is None else magnitude.square()
+    unwrapped = _levelled(unwrapped, weight, mask, echo_times)
+    scale = [radians_per_ppm(time, field_strength) for time in echo_times]
+    moment = torch.zeros_like(unwrapped[0])
+    total = torch.zeros_like(unwrapped[0])
+    for echo, weights, factor in zip(unwrapped, weight, scale, strict=True):
+        moment += weights * echo * factor
+        total += weights * factor**2
+    plain = unwrapped.sum(dim=0) / sum(scale)
+    measured = total > 0  # elsewhere the plain mean is as good as anything, and the infinite noise says so
+    field = torch.where(measured, moment / total.clamp_min(1e-30), plain)
+    noise = torch.where(mask & measured, total.clamp_min(1e-30).rsqrt(), torch.inf)
+    return torch.where(mask, field, 0.0), noise
+
+
+def nonlinear_field(
+    unwrapped: Echoes,
+    magnitude: Echoes | None,
+    mask: Mask,
+    echo_times: tuple[float, ...],
+    field_strength: float,
+    *,
+    steps: int = 8,
+) -> tuple[Volume, Volume]:
+    r"""Field by the complex signal: minimise sum_e m_e^2 |exp(i phase_e) - exp(2 pi i gamma_bar B0 TE_e field)|^2.
+
+    A phase that is a whole turn off costs nothing here, so a wrong turn of a noisy echo, which spoils a line, does no
+    harm; noise counts as it is in the complex image. Gauss-Newton steps from the weighted line, or from that of the
+    first two echoes where it fits better. Voxels whose echoes disagree have their noise raised by their misfit.
+
+    Args:
+        unwrapped: [rad], shape (echo, x, y, z); the start needs it unwrapped, the fit does not.
+        magnitude: m, same shape, any unit; None weighs all echoes and voxels alike.
+        mask: Where the phase is valid.
+        echo_times: [s].
+        field_strength: [T].
+        steps: Of the fit.
+
+    Returns:
+        Total field [ppm], zero outside the mask, and its noise as that of `weighted_field`, but larger where the echoes
+        disagree by more than their noise: by the root of the misfit over its median.
+
+    References:
+        Liu et al. 2013, doi:10.1002/mrm.24272.
+    """
+    start, noise = weighted_field(unwrapped, magnitude, mask, echo_times, field_strength)
+    if len(echo_times) == 1:
+        return start, noise  # one echo is fitted exactly
+    scale = unwrapped.new_tensor([radians_per_ppm(time, field_strength) for time in echo_times])[:, None]
+    squares = torch.ones_like(unwrapped) if magnitude is None else magnitude.square()
+    phase = _levelled(unwrapped, squares, mask, echo_times)[:, mask]
+    weight = squares[:, mask]
+    early = (weight * scale * phase)[:2].sum(dim=0) / (weight * scale**2)[:2].sum(dim=0).clamp_min(1e-30)
+    field = start[mask]
+    field = torch.where(_misfit(early, phase, weight, scale) < _misfit(field, phase, weight, scale), early, field)
+    for _ in range(steps):
+        off = phase - scale * field
+        slope = (weight * scale * off.sin()).sum(dim=0)
+        bend = (weight * scale**2 * off.cos().clamp_min(FLAT)).sum(dim=0)
+        field = field + slope / bend.clamp_min(1e-30)
+    whole = torch.zeros_like(start)
+    whole[mask] = field
+    misfit = _misfit(field, phase, weight, scale)
+    typical = misfit.median()
+    raised = noise.clone()
+    if float(typical) > 0:
+        raised[mask] = noise[mask] * torch.where(misfit > OUTLIER * typical, misfit / typical, 1.0).sqrt()
+    return whole, raised
+
+
+def _misfit(field: Tensor, phase: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """Sum of squares of the complex difference, (voxel)."""
+    return (weight * (2 - 2 * (phase - scale * field).cos())).sum(dim=0)
+
+
+def _levelled(unwrapped: Echoes, weight: Echoes, mask: Mask, echo_times: tuple[float, ...]) -> Echoes:
+    """Echoes with the turns of each as a whole that `_common_turns` finds."""
+    medians = [float(echo[mask].median()) for echo in unwrapped]
+    turns = _common_turns(medians, [float(echo[mask].mean()) for echo in weight], echo_times)
+    return unwrapped + TURN * unwrapped.new_tensor(turns).reshape(-1, 1, 1, 1)
+
+
+def _common_turns(medians: list[float], weights: list[float], echo_times: tuple[float, ...]) -> list[int]:
+    """Turns of each whole echo that bring the medians onto a line through the origin."""
+    found = []
+    for extra in range(-3, 4):
+        turns, moment, total = [], 0.0, 0.0
+        for median, weight, time in zip(medians, weights, echo_times, strict=True):
+            expected = moment / total * time if turns else median + TURN * extra
+            turns.append(round((expected - median) / TURN))
+            moment += weight * time * (median + TURN * turns[-1])
+            total += weight * time**2
+        slope = moment / total
+        misfit = sum(
+            weight * (median + TURN * turn - slope * time) ** 2
+            for median, weight, time, turn in zip(medians, weights, echo_times, turns, strict=True)
+        )
+        found.append((misfit / sum(weights), abs(slope), turns))
+    best = min(found)[0]
+    return min((choice for choice in found if choice[0] <= best + 0.1), key=lambda choice: choice[1])[2]
