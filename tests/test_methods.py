@@ -56,3 +56,10 @@ def test_a_plan_changes_only_what_is_given():
     plan = plan_named("default", inversion="tkd", unwrap=None)
     assert plan.inversion == "tkd"
     assert plan.unwrap == PLANS["default"].unwrap
+
+
+def test_settings_of_a_plan_and_of_the_user_come_together():
+    plan = plan_named("best", settings={"tv": {"iterations": 7}, "pdf-tv": {"rounds": 2}})
+    assert plan.settings["tv"] == {"iterations": 7}
+    assert plan.settings["pdf-tv"] == {**PLANS["best"].settings["pdf-tv"], "rounds": 2}
+    assert plan_named("best").settings == PLANS["best"].settings

@@ -42,7 +42,7 @@ class Plan:
 PLANS = {
     "quick": Plan(unwrap="laplacian", combination="weighted", inversion="tkd"),
     "default": Plan(),
-    "best": Plan(background="pdf"),
+    "best": Plan(settings={"pdf-tv": {"coarse": 1.4}}),
 }
 
 
@@ -54,4 +54,11 @@ def plan_named(name: str, **changes: Any) -> Plan:
     """
     if name not in PLANS:
         raise InputError(f"no plan is called {name!r}; there are {', '.join(PLANS)}")
-    return replace(PLANS[name], **{key: value for key, value in changes.items() if value is not None})
+    plan = PLANS[name]
+    wanted = {key: value for key, value in changes.items() if value is not None}
+    if "settings" in wanted:  # beside those of the plan, not instead of them
+        own = wanted["settings"]
+        wanted["settings"] = {
+            method: {**plan.settings.get(method, {}), **own.get(method, {})} for method in {**plan.settings, **own}
+        }
+    return replace(plan, **wanted)

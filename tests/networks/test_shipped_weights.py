@@ -76,7 +76,7 @@ def scanned(request):
     head = built_in_head((112, 120, 96), (1.0, 1.0, 1.0), seed=3, grid_rotation=turn)
     scan, truth = acquire(head, echo_times=(0.008, 0.018, 0.028), field_error=0.5, seed=1)
     scan = replace(scan, mask=truth.mask)
-    return scan, truth, pipeline.reconstruct(scan, Plan(inversion="tkd"))
+    return scan, truth, pipeline.reconstruct(scan, Plan(background="vsharp", inversion="tkd"))
 
 
 @pytest.mark.parametrize("name", EARLIER)
