@@ -133,7 +133,7 @@ def draw(tables: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
         axes.bar(places, values, 1 / (len(rows) + 1), label=row, color=colormaps["viridis"](number / len(rows)))
     axes.set_xticks(range(len(tables)), list(tables))
     axes.set_ylabel("NRMSE of chi by TV [%]")
-    axes.legend(fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=120)
 
 
