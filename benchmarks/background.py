@@ -11,15 +11,12 @@ import time
 from pathlib import Path
 
 import torch
-from error_budget import COLUMNS, Fields, cells, measured
+from error_budget import COLUMNS, Fields, cells, field_unwrapped_by_truth, measured
 
 from chimap.benchmark.cases import CASES, Simulator, in_order_of_heads, people
 from chimap.commands.console import keep_freed_memory
-from chimap.fields.combination import weighted_field
-from chimap.fields.tree import wrap
 from chimap.methods import call, find, names
 from chimap.physics.dipole import DipoleModel
-from chimap.physics.units import radians_per_ppm
 from chimap.simulation.acquisition import acquire
 from chimap.simulation.labels import read_packed
 
@@ -46,11 +43,7 @@ def main() -> None:
                 if options.noise:
                     times = {"echo_times": case.echo_times, "field_strength": case.field_strength, "snr": case.snr}
                     plain, _ = acquire(subject.head, **times, phase_offset=False, seed=person.seed)
-                    turned = torch.stack([field * radians_per_ppm(te, case.field_strength) for te in case.echo_times])
-                    unwrapped = turned + wrap(plain.phase - turned)
-                    field, noise = weighted_field(
-                        unwrapped, scan.magnitude, truth.mask, scan.echo_times, scan.field_strength
-                    )
+                    field, noise = field_unwrapped_by_truth(plain, truth)
                 dipole = DipoleModel(scan.shape, scan.voxel_size, scan.b0_direction, padding=0)
                 for name in options.methods:
                     start = time.perf_counter()

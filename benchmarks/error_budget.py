@@ -66,9 +66,7 @@ def chains(scan: Scan, truth: Truth, no_offset: Scan, plan: Plan) -> dict[str, F
     settled = replace(plan, inversion="tkd")  # the fastest: only fields are looked at here
     rows = {}
     rows["+ background"] = _background(truth.total_field, None, truth.mask, scan, plan)
-    turned = torch.stack([truth.total_field * radians_per_ppm(te, scan.field_strength) for te in scan.echo_times])
-    unwrapped = turned + wrap(no_offset.phase - turned)
-    field, noise = weighted_field(unwrapped, scan.magnitude, truth.mask, scan.echo_times, scan.field_strength)
+    field, noise = field_unwrapped_by_truth(no_offset, truth)
     rows["+ noise"] = _background(field, noise, truth.mask, scan, plan)
     for name, subject in (
         ("+ unwrapping", replace(no_offset, mask=truth.mask)),
@@ -78,6 +76,14 @@ def chains(scan: Scan, truth: Truth, no_offset: Scan, plan: Plan) -> dict[str, F
         maps = pipeline.reconstruct(subject, settled)
         rows[name] = Fields(maps.local_field, maps.mask, maps.total_field)
     return rows
+
+
+def field_unwrapped_by_truth(no_offset: Scan, truth: Truth) -> tuple[Volume, Volume]:
+    """Measured field of a scan without a phase offset, and its noise."""
+    times, tesla = no_offset.echo_times, no_offset.field_strength
+    turned = torch.stack([truth.total_field * radians_per_ppm(time, tesla) for time in times])
+    unwrapped = turned + wrap(no_offset.phase - turned)
+    return weighted_field(unwrapped, no_offset.magnitude, truth.mask, times, tesla)
 
 
 def _background(field: Volume, noise: Volume | None, mask: Mask, scan: Scan, plan: Plan) -> Fields:
