@@ -4,8 +4,6 @@ All share one signature: (total field, field noise, mask, dipole model) -> (loca
 They work on the mask's bounding box, so a large empty image costs nothing.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -25,6 +23,7 @@ from chimap.linalg import (
 from chimap.physics.dipole import DipoleModel
 from chimap.physics.mean_value import harmonic_inside, padded_shape, sharp_field, sphere_spectrum
 from chimap.physics.shim import shim_field
+from chimap.physics.sources_around import SourcesAround
 
 
 def vsharp(
@@ -297,25 +296,11 @@ def pdf(
     size = dipole.voxel_size
     box = bounding_box(mask)
     inside, field = mask[box], total_field[box] * mask[box]
-    border = [math.ceil(margin / length) for length in size]
-    shape = fast_shape([n + 2 * extra for n, extra in zip(field.shape, border, strict=True)])
-    place = tuple(slice(extra, extra + n) for n, extra in zip(field.shape, border, strict=True))
-    model = DipoleModel(shape, size, dipole.b0_direction, padding=0).to(field.device)
-    weight = torch.zeros(shape, dtype=field.dtype, device=field.device)
-    weight[place] = _relative_weight(field_noise, mask, box) if field_noise is not None else inside.to(field.dtype)
+    weight = inside.to(field.dtype) if field_noise is None else _relative_weight(field_noise, mask, box)
     square = weight.square()
-    outside = torch.ones_like(weight)
-    outside[place] = (~inside).to(field.dtype)
-    target = torch.zeros_like(weight)
-    target[place] = field - shim_field(field, square[place], size) * inside
-
-    sources = conjugate_gradient(
-        lambda chi: outside * model(square * model(outside * chi)),
-        outside * model(square * target),
-        iterations=iterations,
-        tolerance=tolerance,
-    )
-    local = (target - model(sources))[place] * inside
+    target = field - shim_field(field, square, size) * inside
+    around = SourcesAround(inside, square, size, dipole.b0_direction, reach=margin)
+    local = (target - around.fitted(target, iterations=iterations, tolerance=tolerance)) * inside
     return _place(local, box, total_field), mask.clone()
 
 

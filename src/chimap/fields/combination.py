@@ -48,20 +48,8 @@ def weighted_field(
         Liu et al. 2013, doi:10.1002/mrm.24272; weights: Gilbert et al. 2012,
         doi:10.1016/j.neuroimage.2012.03.020.
     """
-    check_echoes(unwrapped, magnitude, mask, echo_times, "unwrapped phase")
-    weight = torch.ones_like(unwrapped) if magnitude is None else magnitude.square()
-    unwrapped = _levelled(unwrapped, weight, mask, echo_times)
-    scale = [radians_per_ppm(time, field_strength) for time in echo_times]
-    moment = torch.zeros_like(unwrapped[0])
-    total = torch.zeros_like(unwrapped[0])
-    for echo, weights, factor in zip(unwrapped, weight, scale, strict=True):
-        moment += weights * echo * factor
-        total += weights * factor**2
-    plain = unwrapped.sum(dim=0) / sum(scale)
-    measured = total > 0  # elsewhere the plain mean is as good as anything, and the infinite noise says so
-    field = torch.where(measured, moment / total.clamp_min(1e-30), plain)
-    noise = torch.where(mask & measured, total.clamp_min(1e-30).rsqrt(), torch.inf)
-    return torch.where(mask, field, 0.0), noise
+    levelled, weight = _levelled(unwrapped, magnitude, mask, echo_times)
+    return _line(levelled, weight, mask, [radians_per_ppm(time, field_strength) for time in echo_times])
 
 
 def nonlinear_field(
@@ -94,13 +82,13 @@ def nonlinear_field(
     References:
         Liu et al. 2013, doi:10.1002/mrm.24272.
     """
-    start, noise = weighted_field(unwrapped, magnitude, mask, echo_times, field_strength)
+    levelled, squares = _levelled(unwrapped, magnitude, mask, echo_times)
+    scales = [radians_per_ppm(time, field_strength) for time in echo_times]
+    start, noise = _line(levelled, squares, mask, scales)
     if len(echo_times) == 1:
         return start, noise  # one echo is fitted exactly
-    scale = unwrapped.new_tensor([radians_per_ppm(time, field_strength) for time in echo_times])[:, None]
-    squares = torch.ones_like(unwrapped) if magnitude is None else magnitude.square()
-    phase = _levelled(unwrapped, squares, mask, echo_times)[:, mask]
-    weight = squares[:, mask]
+    scale = unwrapped.new_tensor(scales)[:, None]
+    phase, weight = levelled[:, mask], squares[:, mask]
     early = (weight * scale * phase)[:2].sum(dim=0) / (weight * scale**2)[:2].sum(dim=0).clamp_min(1e-30)
     field = start[mask]
     field = torch.where(_misfit(early, phase, weight, scale) < _misfit(field, phase, weight, scale), early, field)
@@ -124,11 +112,33 @@ def _misfit(field: Tensor, phase: Tensor, weight: Tensor, scale: Tensor) -> Tens
     return (weight * (2 - 2 * (phase - scale * field).cos())).sum(dim=0)
 
 
-def _levelled(unwrapped: Echoes, weight: Echoes, mask: Mask, echo_times: tuple[float, ...]) -> Echoes:
-    """Echoes with the turns of each as a whole that `_common_turns` finds."""
+def _line(levelled: Echoes, weight: Echoes, mask: Mask, scale: list[float]) -> tuple[Volume, Volume]:
+    """Field and noise as `weighted_field` has them, of echoes that lie on one line; scale in [rad/ppm]."""
+    moment = torch.zeros_like(levelled[0])
+    total = torch.zeros_like(levelled[0])
+    for echo, weights, factor in zip(levelled, weight, scale, strict=True):
+        moment += weights * echo * factor
+        total += weights * factor**2
+    plain = levelled.sum(dim=0) / sum(scale)
+    measured = total > 0  # elsewhere the plain mean is as good as anything, and the infinite noise says so
+    field = torch.where(measured, moment / total.clamp_min(1e-30), plain)
+    noise = torch.where(mask & measured, total.clamp_min(1e-30).rsqrt(), torch.inf)
+    return torch.where(mask, field, 0.0), noise
+
+
+def _levelled(
+    unwrapped: Echoes, magnitude: Echoes | None, mask: Mask, echo_times: tuple[float, ...]
+) -> tuple[Echoes, Echoes]:
+    """Echoes with the turns of each as a whole that `_common_turns` finds, and their weights.
+
+    Raises:
+        InputError: The shapes do not belong together.
+    """
+    check_echoes(unwrapped, magnitude, mask, echo_times, "unwrapped phase")
+    weight = torch.ones_like(unwrapped) if magnitude is None else magnitude.square()
     medians = [float(echo[mask].median()) for echo in unwrapped]
     turns = _common_turns(medians, [float(echo[mask].mean()) for echo in weight], echo_times)
-    return unwrapped + TURN * unwrapped.new_tensor(turns).reshape(-1, 1, 1, 1)
+    return unwrapped + TURN * unwrapped.new_tensor(turns).reshape(-1, 1, 1, 1), weight
 
 
 def _common_turns(medians: list[float], weights: list[float], echo_times: tuple[float, ...]) -> list[int]:

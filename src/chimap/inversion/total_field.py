@@ -11,10 +11,11 @@ from torch import Tensor
 from chimap.arrays import Mask, Shape, Triple, Volume
 from chimap.errors import InputError
 from chimap.inversion.total_variation import total_variation
-from chimap.linalg import bounding_box, conjugate_gradient, fast_shape
+from chimap.linalg import bounding_box
 from chimap.physics.dipole import DipoleModel
 from chimap.physics.mean_value import harmonic_inside
 from chimap.physics.shim import shim_field
+from chimap.physics.sources_around import SourcesAround
 
 DEEP = 6.0
 """From so far [mm] within the mask on, voxels are brain and say how noisy it is,"""
@@ -140,7 +141,7 @@ def _rounds(
     i, j, k = coarse.shape
     near = DipoleModel((i, j, k), size, b0, padding=[math.ceil(MARGIN / length) for length in size]).to(field.device)
     far = DipoleModel((i, j, k), size, b0, padding=[n // 2 for n in (i, j, k)]).to(field.device)
-    around = _Around(mask, trust, size, b0)
+    around = SourcesAround(mask, trust, size, b0, reach=REACH)
     local, background = torch.zeros_like(coarse), torch.zeros_like(coarse)
     for number in range(rounds):
         background = around.fitted((coarse - local) * mask, iterations=10 if number else 40)
@@ -153,41 +154,6 @@ def _rounds(
         return F.interpolate(volume[None, None], size=wide, mode="trilinear", align_corners=False)[0, 0, :x, :y, :z]
 
     return fine(local), fine(background)
-
-
-class _Around:
-    """Sources around a mask whose field fits another one, weighted; they are kept from one fit to the next.
-
-    Args:
-        mask: Shape (x, y, z); no source lies in it.
-        weight: Of the squared misfit, zero outside the mask.
-        voxel_size: [mm].
-        b0: Direction.
-    """
-
-    def __init__(self, mask: Mask, weight: Volume, voxel_size: Triple, b0: Triple):
-        border = [math.ceil(REACH / length) for length in voxel_size]
-        shape = fast_shape([n + 2 * extra for n, extra in zip(mask.shape, border, strict=True)])
-        self.place = tuple(slice(extra, extra + n) for n, extra in zip(mask.shape, border, strict=True))
-        self.model = DipoleModel(shape, voxel_size, b0, padding=0).to(weight.device)
-        self.sources = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
-        self.outside = torch.ones_like(self.sources)
-        self.outside[self.place] = (~mask).to(weight.dtype)
-        self.weight = torch.zeros_like(self.sources)
-        self.weight[self.place] = weight
-
-    def fitted(self, field: Volume, *, iterations: int) -> Volume:
-        """The field [ppm] of sources whose field is closest to the given one, on its grid."""
-        goal = torch.zeros_like(self.sources)
-        goal[self.place] = field
-        self.sources = conjugate_gradient(
-            lambda chi: self.outside * self.model(self.weight * self.model(self.outside * chi)),
-            self.outside * self.model(self.weight * goal),
-            start=self.sources,
-            iterations=iterations,
-            tolerance=1e-3,
-        )
-        return self.model(self.sources)[self.place]
 
 
 def _mean_of_blocks(volume: Tensor, step: Shape) -> Tensor:
