@@ -25,7 +25,7 @@ from chimap.networks.build import build
 from chimap.networks.checkpoint import optimiser_tensors, restore_optimiser
 from chimap.networks.weights import read_weights
 from chimap.simulation.labels import LabelMap
-from chimap.training.recipes.shown import found_in, wanted
+from chimap.training.recipes.shown import found_in, inversion_alone, wanted
 from chimap.training.recipes.table import Recipe
 from chimap.training.samples import Sample, draw_sample, stacked
 from chimap.training.settings import Settings, from_json, to_json
@@ -190,7 +190,10 @@ def learning_rate(step: int, settings: Settings) -> float:
 
 
 def validation_samples(people: Sequence[LabelMap], settings: Settings) -> list[Sample]:
-    """Samples to judge by: people's chi as in the literature, half of them with lesions, realistic field error."""
+    """Samples to judge by: people's chi as in the literature, half of them with lesions, realistic field error.
+
+    The field is that of the whole brain, but for a network that only learns to invert by the samples' own fields.
+    """
     drawn = replace(
         settings.samples,
         field_error=(0.5, 0.5),
@@ -201,7 +204,7 @@ def validation_samples(people: Sequence[LabelMap], settings: Settings) -> list[S
         scale_positive=(1.0, 1.0),
         blobs=0.0,
         solids=0,
-        whole_brain=settings.gives == "chi" or settings.samples.whole_brain,
+        whole_brain=(settings.gives == "chi" and not inversion_alone(settings)) or settings.samples.whole_brain,
         scan=settings.samples.scan,
     )
     samples = []

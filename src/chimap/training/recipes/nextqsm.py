@@ -14,7 +14,7 @@ import torch
 from chimap import losses
 from chimap.networks.laplacian import interior
 from chimap.networks.variational import NEXTQSM
-from chimap.training.recipes.shown import found_in, wanted_field
+from chimap.training.recipes.shown import found_in, inversion_alone, wanted_field
 from chimap.training.recipes.supervised import centred
 from chimap.training.samples import Sample, SampleSettings
 from chimap.training.settings import Settings
@@ -52,14 +52,13 @@ def loss(
     instead of the one that the first network gives. Where only one of the networks learns, its part is all there is.
     """
     unit, mask, weights = settings.output_scale, sample.mask, settings.weights
-    inversion_alone = settings.choices["learns"] == "inversion" and settings.gives == "chi"
-    separately = inversion_alone or step < weights["separately"] * settings.steps
+    separately = step < weights["separately"] * settings.steps
     given = sample.measured_local_field if separately else None
     found = found_in(network, sample, settings, local_field=given)
     parts = {}
     if settings.gives == "chi":
         parts["chi"] = losses.masked_l1(centred(found[:, 1], mask) / unit, centred(sample.chi, mask) / unit, mask)
-    if not inversion_alone:
+    if not inversion_alone(settings):
         inner = interior(mask[:, None])[:, 0] > 0  # at the rim itself little is known of the background
         parts["local field"] = losses.masked_l1(found[:, 0] / unit, wanted_field(sample, settings) / unit, inner)
     return {"loss": sum({"chi": 1.0, **weights}[name] * part for name, part in parts.items()), **parts}

@@ -14,14 +14,16 @@ from chimap.training.settings import Settings
 def found_in(network: nn.Module, sample: Sample, settings: Settings, *, local_field: Tensor | None = None) -> Tensor:
     """All outputs of a network [ppm] for a batch: (batch, outputs, x, y, z).
 
-    One that finds local field and chi can be given a `local_field` [ppm] to find chi of, and stops at the local field
-    where the settings say that it gives that.
+    One that finds local field and chi can be given a `local_field` [ppm] to find chi of, the measured one where only
+    this part of it learns; and it stops at the local field where the settings say that it gives that.
     """
-    volume = shown(sample, settings)
+    if local_field is None and inversion_alone(settings):
+        local_field = sample.measured_local_field
+    unseen = local_field is not None and inversion_alone(settings)  # nobody asks for what the first network finds
+    volume = torch.zeros_like(sample.measured_local_field) if unseen else shown(sample, settings)
     begun = None
     if _begins(settings):
-        alone = local_field is not None and settings.choices.get("learns") == "inversion"  # nobody looks at it then
-        begun = torch.zeros_like(volume) if alone else begun_of(volume, sample)
+        begun = volume if unseen else begun_of(volume, sample)
     return outputs(
         network,
         volume,
@@ -78,6 +80,11 @@ def wanted_field(sample: Sample, settings: Settings) -> Tensor:
     the measured field stay, and to ask for their removal would only hide what it can learn.
     """
     return sample.measured_local_field if _begins(settings) else sample.local_field
+
+
+def inversion_alone(settings: Settings) -> bool:
+    """Whether of a network that finds local field and chi only the second part learns: from the measured field."""
+    return settings.gives == "chi" and settings.choices.get("learns") == "inversion"
 
 
 def _begins(settings: Settings) -> bool:
