@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
+from torch.nn.functional import avg_pool3d, pad
 
 from chimap.arrays import Shape, Triple, Volume
 from chimap.errors import InputError
@@ -84,6 +85,14 @@ def bounding_box(mask: Tensor, margin: Sequence[int] = (0, 0, 0)) -> tuple[slice
         low = max(int(inside[0]) - margin[axis], 0)
         slices.append(slice(low, min(int(inside[-1]) + 1 + margin[axis], mask.shape[axis])))
     return slices[0], slices[1], slices[2]
+
+
+def block_mean(volume: Tensor, step: Shape) -> Tensor:
+    """Means over blocks of `step` voxels of (*batch, x, y, z); zeros fill the last blocks up."""
+    padding = [n for size, length in zip(volume.shape[:-4:-1], step[::-1], strict=True) for n in (0, -size % length)]
+    filled = pad(volume, padding)
+    means = avg_pool3d(filled.reshape(-1, 1, *filled.shape[-3:]), step)
+    return means.reshape(*volume.shape[:-3], *means.shape[-3:])
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

@@ -12,15 +12,15 @@ import torch
 from chimap import methods
 from chimap.arrays import Mask, Progress, Shape, Triple, Volume
 from chimap.errors import InputError
-from chimap.fields import echoes
+from chimap.fields import echoes, evidence
 from chimap.fields.mask import drop_noisy, erode
 from chimap.fields.tree import wrap
 from chimap.linalg import bounding_box
 from chimap.physics.dipole import DipoleModel
 from chimap.plan import Plan
-from chimap.scan import Maps, Scan
+from chimap.scan import Finding, Maps, Scan
 
-STAGES = ("mask", "unwrapping", "echo combination", "background removal", "inversion")
+STAGES = ("mask", "unwrapping", "echo combination", "checks", "background removal", "inversion")
 
 Report = Callable[[str], None]
 
@@ -110,6 +110,10 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
                 f"{limit:g} times as noisy as the median."
             )
 
+    with stage("checks"):
+        findings = findings_of(scan, total_field, brain)
+        warnings += [finding.sentence for finding in findings if finding.doubtful]
+
     to_chi = chosen["inversion"]
     if to_chi.stage == "from total field":
         with stage("inversion"):
@@ -171,7 +175,28 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
         seconds=seconds,
         notes=tuple(notes),
         warnings=tuple(warnings),
+        findings=tuple(findings),
     )
+
+
+def findings_of(scan: Scan, total_field: Volume, mask: Mask) -> list[Finding]:
+    """What speaks for or against the scan's header: see `fields.evidence`.
+
+    Args:
+        scan: What was measured.
+        total_field: [ppm], (x, y, z).
+        mask: Where it is known.
+    """
+    findings = evidence.of_scan(scan.phase, scan.magnitude, scan.voxel_size)
+    coarse = evidence.coarse_local_field(total_field, mask, scan.voxel_size, scan.b0_direction)
+    if coarse is not None:
+        local_field, inside, size = coarse
+        findings += evidence.of_field(local_field, inside, size, scan.b0_direction)
+        # TKD is odd in the field: networks may have learned that strong sources are positive
+        chi = invert(local_field, inside, size, scan.b0_direction, method="tkd")
+        sign = evidence.phase_sign(chi, inside, size)
+        findings += [] if sign is None else [sign]
+    return findings
 
 
 def invert(

@@ -114,6 +114,21 @@ def _problems_of_echo_times(echo_times: tuple[float, ...], echoes: int) -> list[
 
 
 @dataclass(frozen=True)
+class Finding:
+    """One thing about a measurement that was compared with what its header says.
+
+    Attributes:
+        name: Of what could be wrong.
+        sentence: What was found, with its numbers; where it is doubtful, why and what to do.
+        doubtful: Whether it speaks against the header.
+    """
+
+    name: str
+    sentence: str
+    doubtful: bool
+
+
+@dataclass(frozen=True)
 class Maps:
     """What was made of a scan. All volumes (x, y, z); fields and chi in ppm.
 
@@ -128,6 +143,7 @@ class Maps:
         seconds: Time taken by each stage, in order.
         notes: What each stage did, one sentence each.
         warnings: What a reader should doubt, one sentence each.
+        findings: What was looked at to see whether the measurement fits its header; doubtful ones are warnings too.
     """
 
     brain_mask: Mask
@@ -140,3 +156,4 @@ class Maps:
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()

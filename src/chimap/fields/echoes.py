@@ -8,6 +8,7 @@ from torch import Tensor
 from chimap.arrays import Echoes, Mask, Triple, Volume
 from chimap.errors import InputError
 from chimap.fields.tree import TURN, phase_deviation, unwrap_volume, wrap
+from chimap.linalg import block_mean
 from chimap.physics.shim import centred_positions
 
 
@@ -204,12 +205,10 @@ def _smooth_phase(angle: Volume, precision: Volume, voxel_size: Triple, smoothin
 
     It is smoothed and unwrapped on a coarser grid and interpolated from there.
     """
-    steps = [max(round(0.6 * smoothing / size), 1) for size in voxel_size]
-    coarse_size = (steps[0] * voxel_size[0], steps[1] * voxel_size[1], steps[2] * voxel_size[2])
+    i, j, k = (max(round(0.6 * smoothing / size), 1) for size in voxel_size)
+    steps, coarse_size = (i, j, k), (i * voxel_size[0], j * voxel_size[1], k * voxel_size[2])
     parts = torch.stack([precision * torch.cos(angle), precision * torch.sin(angle), precision])
-    padding = [n for size, step in zip(angle.shape[::-1], steps[::-1], strict=True) for n in (0, -size % step)]
-    parts = torch.nn.functional.pad(parts, padding)
-    parts = torch.nn.functional.avg_pool3d(parts, tuple(steps))
+    parts = block_mean(parts, steps)
     for axis, size in enumerate(coarse_size):
         parts = _gaussian(parts, axis + 1, smoothing / size)
     known = parts[2] > 1e-4 * parts[2].max()

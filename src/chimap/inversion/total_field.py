@@ -11,7 +11,7 @@ from torch import Tensor
 from chimap.arrays import Mask, Shape, Triple, Volume
 from chimap.errors import InputError
 from chimap.inversion.total_variation import total_variation
-from chimap.linalg import bounding_box
+from chimap.linalg import block_mean, bounding_box
 from chimap.physics.dipole import DipoleModel
 from chimap.physics.mean_value import harmonic_inside
 from chimap.physics.shim import shim_field
@@ -135,9 +135,9 @@ def _rounds(
     """What the rounds on voxels `step` times as large end with, on the grid of the scan: the field of chi, and b."""
     a, b, c = (length * n for length, n in zip(voxel_size, step, strict=True))
     size = (a, b, c)
-    mask = _mean_of_blocks(inside.to(field), step) > 0.5
-    trust = _mean_of_blocks(weight, step) * mask
-    coarse = torch.where(mask, _mean_of_blocks(field * weight, step) / trust.clamp_min(1e-6), 0)
+    mask = block_mean(inside.to(field), step) > 0.5
+    trust = block_mean(weight, step) * mask
+    coarse = torch.where(mask, block_mean(field * weight, step) / trust.clamp_min(1e-6), 0)
     i, j, k = coarse.shape
     near = DipoleModel((i, j, k), size, b0, padding=[math.ceil(MARGIN / length) for length in size]).to(field.device)
     far = DipoleModel((i, j, k), size, b0, padding=[n // 2 for n in (i, j, k)]).to(field.device)
@@ -154,8 +154,3 @@ def _rounds(
         return F.interpolate(volume[None, None], size=wide, mode="trilinear", align_corners=False)[0, 0, :x, :y, :z]
 
     return fine(local), fine(background)
-
-
-def _mean_of_blocks(volume: Tensor, step: Shape) -> Tensor:
-    padding = [extra for n, m in zip(volume.shape[::-1], step[::-1], strict=True) for extra in (0, -n % m)]
-    return F.avg_pool3d(F.pad(volume, padding)[None, None], step)[0, 0]

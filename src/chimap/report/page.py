@@ -93,6 +93,7 @@ def write_report(
         planes=_planes(scan, whole),
         acquisition=_acquisition(scan),
         input_notes=[without_folders(note, scan) for note in scan.notes],
+        findings=maps.findings,
         stage_notes=[without_folders(note, scan) for note in maps.notes],
         reference_of_chi=plan.reference,
         paragraph=methods_paragraph(scan, maps, plan),

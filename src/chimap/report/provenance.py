@@ -65,6 +65,9 @@ def provenance(
         "voxels": {"brain_mask": int(maps.brain_mask.sum()), "mask": int(maps.mask.sum())},
         "notes": [without_folders(note, scan) for note in (*scan.notes, *maps.notes)],
         "warnings": [without_folders(warning, scan) for warning in (*scan.warnings, *maps.warnings)],
+        "checks": {
+            finding.name: {"doubtful": finding.doubtful, "found": finding.sentence} for finding in maps.findings
+        },
         "seconds": {stage: round(float(seconds), 3) for stage, seconds in maps.seconds.items()},
         "seed": seed,
         "versions": versions(),
