@@ -40,6 +40,19 @@ def test_the_total_field_is_right_in_ppm(simulated):
     assert difference.abs().median() < 0.03 * truth.total_field[truth.mask].std()
 
 
+def test_r2star_is_found_beside_chi_and_only_where_echoes_have_a_magnitude():
+    head = built_in_head((57, 67, 45), (3.2, 3.2, 4.0), seed=1)
+    scan, truth = acquire(head, snr=80.0, dephasing=False, seed=1)
+    plan = Plan(unwrap="laplacian", background="vsharp", inversion="tkd")
+    maps = reconstruct(replace(scan, mask=truth.mask), plan)
+    off = (maps.r2star - head.r2star)[truth.mask]
+    assert abs(off.median()) < 0.1 and (off.quantile(0.84) - off.quantile(0.16)) / 2 < 1.5
+    assert (maps.r2star[~maps.brain_mask] == 0).all()
+    without = reconstruct(replace(scan, mask=truth.mask, magnitude=None), plan)
+    one = replace(scan, phase=scan.phase[2:3], magnitude=scan.magnitude[2:3], echo_times=scan.echo_times[2:3])
+    assert without.r2star is None is reconstruct(replace(one, mask=truth.mask), plan).r2star
+
+
 def test_a_wrong_direction_of_b0_makes_chi_worse(simulated):
     scan, truth = simulated
     right = reconstruct(scan, Plan(inversion="tkd"))

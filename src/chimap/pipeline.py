@@ -44,6 +44,7 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
     chosen = {
         "unwrap": methods.find(plan.unwrap, "unwrap"),
         "combination": methods.find(plan.combination, "combination"),
+        "relaxation": methods.find("r2star", "relaxation"),
         "background": methods.find(plan.background, *methods.TO_LOCAL_FIELD),
         "inversion": methods.find(plan.inversion, *methods.TO_CHI),
         "mask": methods.find(plan.mask, "mask"),
@@ -109,6 +110,10 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
                 f"Of that mask, {100 * lost:.1f} % of the voxels were given up: their field is more than "
                 f"{limit:g} times as noisy as the median."
             )
+        r2star = None
+        if scan.magnitude is not None and len(scan.echo_times) > 1:
+            r2star = methods.call(chosen["relaxation"], plan.settings, scan.magnitude, brain, scan.echo_times)
+            notes.append("R2* was fitted to the magnitude of the echoes; chi does not depend on it.")
 
     to_chi = chosen["inversion"]
     if to_chi.stage == "from total field":
@@ -168,6 +173,7 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
         chi=chi,
         mask=mask,
         unwrapped_phase=unwrapped,
+        r2star=r2star,
         seconds=seconds,
         notes=tuple(notes),
         warnings=tuple(warnings),
