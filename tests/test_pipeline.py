@@ -5,6 +5,7 @@ import torch
 
 from chimap import metrics
 from chimap.errors import InputError
+from chimap.fields.tree import wrap
 from chimap.pipeline import STAGES, invert, missing_margin, reconstruct
 from chimap.plan import PLANS, Plan
 from chimap.simulation.acquisition import acquire
@@ -51,6 +52,35 @@ def test_r2star_is_found_beside_chi_and_only_where_echoes_have_a_magnitude():
     without = reconstruct(replace(scan, mask=truth.mask, magnitude=None), plan)
     one = replace(scan, phase=scan.phase[2:3], magnitude=scan.magnitude[2:3], echo_times=scan.echo_times[2:3])
     assert without.r2star is None is reconstruct(replace(one, mask=truth.mask), plan).r2star
+
+
+@pytest.mark.parametrize("background", ["pdf-tv", "vsharp"])
+def test_voxels_with_damaged_echoes_leave_the_mask_and_spoil_nothing_else(simulated, background):
+    scan, truth = simulated
+    scan = replace(scan, mask=None)
+    plan = Plan(background=background, settings={"tv": {"iterations": 15}})
+    sound = reconstruct(scan, plan)
+    x, y, z = (int(middle) for middle in truth.mask.nonzero().float().mean(dim=0))
+    rim = int(sound.brain_mask[x, y].nonzero().max())  # the uppermost voxel of this column
+    damaged = torch.zeros_like(truth.mask)
+    damaged[x : x + 2, y : y + 2, z : z + 2] = True
+    damaged[x, y, rim] = True
+    phase = scan.phase.clone()
+    phase[1::2, damaged] += 2.5
+    hurt = reconstruct(replace(scan, phase=wrap(phase)), plan)
+    assert not (hurt.mask & damaged).any() and not hurt.brain_mask[x, y, rim]
+    assert (hurt.chi[damaged] == 0).all() and (hurt.local_field[damaged] == 0).all()
+    both = sound.mask & hurt.mask
+    assert both.sum() > 0.99 * sound.mask.sum()
+    assert (hurt.chi - sound.chi)[both].abs().max() < 0.3 * sound.chi[both].abs().max()
+    assert any("contradict each other" in note for note in hurt.notes)
+    assert not any("contradict each other" in note for note in sound.notes)
+
+
+def test_a_mask_without_signal_is_refused(simulated):
+    scan, _ = simulated
+    with pytest.raises(InputError, match="zero everywhere in the mask"):
+        reconstruct(replace(scan, magnitude=scan.magnitude * ~scan.mask))
 
 
 def test_a_wrong_direction_of_b0_makes_chi_worse(simulated):

@@ -13,6 +13,7 @@ from chimap import methods
 from chimap.arrays import Mask, Progress, Shape, Triple, Volume
 from chimap.errors import InputError
 from chimap.fields import echoes
+from chimap.fields.combination import from_around
 from chimap.fields.mask import drop_noisy, erode
 from chimap.fields.tree import wrap
 from chimap.linalg import bounding_box
@@ -74,6 +75,8 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
             notes.append(f"The mask was eroded by {plan.erosion:g} mm before anything else, as asked.")
             if not brain.any():
                 raise InputError(f"nothing of the mask is left after an erosion by {plan.erosion:g} mm")
+        if scan.magnitude is not None and not scan.magnitude[:, brain].any():
+            raise InputError("the magnitude is zero everywhere in the mask: do the two belong together?")
 
     with stage("unwrapping"):
         phase = scan.phase
@@ -109,6 +112,13 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
             notes.append(
                 f"Of that mask, {100 * lost:.1f} % of the voxels were given up: their field is more than "
                 f"{limit:g} times as noisy as the median."
+            )
+        unknown = brain & torch.isinf(noise)
+        if unknown.any():
+            total_field = from_around(total_field, unknown, brain)
+            notes.append(
+                f"In {int(unknown.sum())} voxels of that mask the echoes contradict each other or hold no signal: the "
+                "field was taken from around them, and they are not in the mask in which chi is valid."
             )
         r2star = None
         if scan.magnitude is not None and len(scan.echo_times) > 1:
@@ -153,6 +163,10 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
                     method=plan.inversion,
                     settings=plan.settings,
                 )
+
+    if (mask & unknown).any():
+        mask = mask & ~unknown
+        local_field, chi = local_field * mask, chi * mask
 
     for method in (to_chi,) if to_chi.stage == "from total field" else (chosen["background"], to_chi):
         resampled = note_on_frame(method, scan.voxel_size, scan.b0_direction, scan.shape, plan.settings)
