@@ -192,6 +192,7 @@ def test_a_field_in_hertz_and_one_in_radians_give_the_same_chi(files, tmp_path):
         (["--mask", "no.nii.gz"], "no.nii.gz"),
         (["--b0-dir", "0", "0", "0"], "length"),
         (["--dicom", "folder"], "either --phase"),
+        (["--two-pass", "--method", "iqsm+"], "two passes need"),
     ],
 )
 def test_bad_input_gets_one_sentence_and_leaves_nothing(files, tmp_path, capsys, change, message):

@@ -5,8 +5,9 @@ import torch
 
 from chimap import metrics
 from chimap.errors import InputError
+from chimap.fields.mask import with_holes
 from chimap.fields.tree import wrap
-from chimap.pipeline import STAGES, invert, missing_margin, reconstruct
+from chimap.pipeline import STAGES, invert, joined, missing_margin, reconstruct
 from chimap.plan import PLANS, Plan
 from chimap.simulation.acquisition import acquire
 from chimap.simulation.head import built_in_head
@@ -75,6 +76,45 @@ def test_voxels_with_damaged_echoes_leave_the_mask_and_spoil_nothing_else(simula
     assert (hurt.chi - sound.chi)[both].abs().max() < 0.3 * sound.chi[both].abs().max()
     assert any("contradict each other" in note for note in hurt.notes)
     assert not any("contradict each other" in note for note in sound.notes)
+
+
+def test_two_passes_take_the_holes_from_the_second(simulated):
+    scan, truth = simulated
+    magnitude, phase = scan.magnitude.clone(), scan.phase
+    x, y, z = (int(middle) for middle in truth.mask.nonzero().float().mean(dim=0))
+    source = torch.zeros_like(truth.mask)
+    source[x - 1 : x + 2, y - 1 : y + 2, z - 1 : z + 2] = True
+    magnitude[:, source] *= 0.05
+    dark = replace(scan, phase=phase, magnitude=magnitude)
+    plan = Plan(settings={"tv": {"iterations": 10}}, reference="none")
+    once, seen = reconstruct(dark, plan), []
+    twice = reconstruct(dark, replace(plan, two_pass=True), on_stage=seen.append)
+    assert "first pass" in seen and "first pass" in twice.seconds
+    assert torch.equal(twice.mask, once.mask)  # holes stay filled
+    holes = source & once.mask
+    assert holes.any()
+    torch.testing.assert_close(twice.chi[holes], once.chi[holes])
+    elsewhere = with_holes(twice.brain_mask, twice.field_noise) & once.mask
+    assert not (elsewhere & source).any()
+    assert (twice.chi - once.chi)[elsewhere].abs().max() > 1e-4  # the first pass had no field there
+    assert metrics.correlation(twice.chi, once.chi, elsewhere) > 0.9
+    assert abs(float((twice.chi - once.chi)[elsewhere].mean())) < 1e-5
+    with pytest.raises(InputError, match="two passes need .* got pdf-tv and iqsm"):
+        reconstruct(dark, Plan(two_pass=True, inversion="iqsm+"))
+
+
+def test_joined_passes_are_one_map_on_one_level():
+    first, second = torch.full((4, 4, 4), 1.0), torch.full((4, 4, 4), 3.0)
+    mask = torch.ones(4, 4, 4, dtype=torch.bool)
+    sure = mask.clone()
+    sure[2, 2, 2] = False
+    first[0], second[0], second[2, 2, 2] = 1.5, 3.4, 9.0
+    chi, holes = joined(first, sure, second, mask)
+    assert float(chi[2, 2, 2]) == 9 and int(holes.sum()) == 1
+    assert float(chi[sure].mean()) == pytest.approx(float(second[sure].mean()))
+    assert float(chi[0, 0, 0] - chi[1, 0, 0]) == pytest.approx(0.5)
+    nowhere, holes = joined(first, ~mask, second, mask)
+    assert torch.equal(nowhere, second) and torch.equal(holes, mask)
 
 
 def test_a_mask_without_signal_is_refused(simulated):

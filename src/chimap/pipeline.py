@@ -14,7 +14,7 @@ from chimap.arrays import Mask, Progress, Shape, Triple, Volume
 from chimap.errors import InputError
 from chimap.fields import echoes
 from chimap.fields.combination import from_around
-from chimap.fields.mask import drop_noisy, erode
+from chimap.fields.mask import drop_noisy, erode, with_holes
 from chimap.fields.tree import wrap
 from chimap.linalg import bounding_box
 from chimap.physics.dipole import DipoleModel
@@ -50,6 +50,11 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
         "inversion": methods.find(plan.inversion, *methods.TO_CHI),
         "mask": methods.find(plan.mask, "mask"),
     }
+    if plan.two_pass and (chosen["background"].stage, chosen["inversion"].stage) != ("background", "inversion"):
+        raise InputError(
+            "two passes need a background removal from the total field and an inversion of the local field, got "
+            f"{chosen['background'].label} and {chosen['inversion'].label}"
+        )
     seconds: dict[str, float] = {}
     notes: list[str] = []
     warnings: list[str] = []
@@ -125,6 +130,21 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
             r2star = methods.call(chosen["relaxation"], plan.settings, scan.magnitude, brain, scan.echo_times)
             notes.append("R2* was fitted to the magnitude of the echoes; chi does not depend on it.")
 
+    def removed(inside: Mask) -> tuple[Volume, Mask]:
+        grid = DipoleModel(scan.shape, scan.voxel_size, scan.b0_direction, padding=0).to(total_field.device)
+        known = total_field * inside, noise.masked_fill(~inside, torch.inf)
+        return methods.call(chosen["background"], plan.settings, *known, inside, grid)
+
+    def inverted(field: Volume, inside: Mask) -> Volume:
+        arguments = (field, inside, scan.voxel_size, scan.b0_direction)
+        return invert(*arguments, method=plan.inversion, settings=plan.settings)
+
+    first = None
+    if plan.two_pass:
+        with stage("first pass"):
+            field, sure = removed(with_holes(brain, noise))
+            first = inverted(field, sure), sure
+
     to_chi = chosen["inversion"]
     if to_chi.stage == "from total field":
         with stage("inversion"):
@@ -137,10 +157,9 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
             if chosen["background"].stage == "background from phase":
                 arguments = (phase, scan.magnitude, brain, scan.echo_times, scan.field_strength)
                 arguments += (scan.voxel_size, scan.b0_direction)
+                local_field, mask = methods.call(chosen["background"], plan.settings, *arguments)
             else:
-                grid = DipoleModel(scan.shape, scan.voxel_size, scan.b0_direction, padding=0).to(total_field.device)
-                arguments = (total_field, noise, brain, grid)
-            local_field, mask = methods.call(chosen["background"], plan.settings, *arguments)
+                local_field, mask = removed(brain)
             kept = float(mask.sum() / brain.sum())
             notes.append(f"Background removal kept {100 * kept:.0f} % of the mask's voxels.")
             if kept < 0.6:
@@ -155,14 +174,14 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
                     "part in it and are there for comparison."
                 )
             else:
-                chi = invert(
-                    local_field,
-                    mask,
-                    scan.voxel_size,
-                    scan.b0_direction,
-                    method=plan.inversion,
-                    settings=plan.settings,
-                )
+                chi = inverted(local_field, mask)
+
+    if first is not None:
+        chi, holes = joined(*first, chi, mask)
+        notes.append(
+            f"chi was computed in two passes; {100 * float(holes.sum() / mask.sum()):.1f} % of its voxels, where the "
+            "field is unreliable, have that of the second, which used them."
+        )
 
     if (mask & unknown).any():
         mask = mask & ~unknown
@@ -192,6 +211,31 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
         notes=tuple(notes),
         warnings=tuple(warnings),
     )
+
+
+def joined(first: Volume, sure: Mask, second: Volume, mask: Mask) -> tuple[Volume, Mask]:
+    """chi of two passes as one: that of the first where it holds, that of the second in the holes.
+
+    The first does without the field of strong, unreliable sources and takes what they throw around them for background;
+    the second gives the sources themselves. Each is relative, so the first is moved to the second's mean where both
+    hold.
+
+    Args:
+        first: chi [ppm] of the first pass, shape (x, y, z).
+        sure: Where it holds.
+        second: chi of the second pass.
+        mask: Where that holds.
+
+    Returns:
+        chi in `mask`, and the voxels of it that the first pass lacks.
+
+    References:
+        Stewart et al. 2022, doi:10.1002/mrm.29048.
+    """
+    both = sure & mask
+    if not both.any():
+        return second, mask
+    return torch.where(both, first + (second[both].mean() - first[both].mean()), second), mask & ~both
 
 
 def invert(

@@ -169,6 +169,11 @@ def methods_paragraph(scan: Scan, maps: Maps, plan: Plan) -> str:
             f"{removed} with {named(removal)}, after which {100 * kept:.1f} % of the brain mask remained valid."
         )
         sentences.append(f"Susceptibility was computed from the local field with {named('inversion')}.")
+    if plan.two_pass:
+        sentences.append(
+            "Background removal and inversion were done twice, first without the voxels of unreliable field; there, "
+            "and nowhere else, the result of the second pass was used (Stewart et al. 2022, doi:10.1002/mrm.29048)."
+        )
     if plan.reference == "mask":
         sentences.append("It is given relative to its mean in the valid mask.")
     else:
