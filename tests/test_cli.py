@@ -57,6 +57,8 @@ def test_run_writes_maps_report_and_provenance(files, tmp_path, simulated):
     assert main([*run_arguments(written, output), "--mask", str(folder / "mask.nii.gz"), "--method", "tv"]) == 0
     names = {path.name for path in output.iterdir()}
     assert {"chi.nii.gz", "total_field.nii.gz", "local_field.nii.gz", "mask.nii.gz", "report.html"} < names
+    rate = load(output / "r2star.nii.gz")[truth.mask]
+    assert 10 < rate.median() < 30 and "R2*" in (output / "report.html").read_text()
     chi, mask = load(output / "chi.nii.gz"), load(output / "mask.nii.gz") > 0
     assert metrics.correlation(chi, truth.chi, mask) > 0.5
     assert 0.4 < metrics.slope(chi, truth.chi, mask) < 1.2
@@ -190,6 +192,7 @@ def test_a_field_in_hertz_and_one_in_radians_give_the_same_chi(files, tmp_path):
         (["--mask", "no.nii.gz"], "no.nii.gz"),
         (["--b0-dir", "0", "0", "0"], "length"),
         (["--dicom", "folder"], "either --phase"),
+        (["--two-pass", "--method", "iqsm+"], "two passes need"),
     ],
 )
 def test_bad_input_gets_one_sentence_and_leaves_nothing(files, tmp_path, capsys, change, message):

@@ -5,7 +5,9 @@ import torch
 
 from chimap import metrics
 from chimap.errors import InputError
-from chimap.pipeline import STAGES, invert, missing_margin, reconstruct
+from chimap.fields.mask import with_holes
+from chimap.fields.tree import wrap
+from chimap.pipeline import STAGES, invert, joined, missing_margin, reconstruct
 from chimap.plan import PLANS, Plan
 from chimap.simulation.acquisition import acquire
 from chimap.simulation.head import built_in_head
@@ -38,6 +40,87 @@ def test_the_total_field_is_right_in_ppm(simulated):
     difference = (maps.total_field - truth.total_field)[truth.mask]
     difference = difference - difference.median()
     assert difference.abs().median() < 0.03 * truth.total_field[truth.mask].std()
+
+
+def test_r2star_is_found_beside_chi_and_only_where_echoes_have_a_magnitude():
+    head = built_in_head((57, 67, 45), (3.2, 3.2, 4.0), seed=1)
+    scan, truth = acquire(head, snr=80.0, dephasing=False, seed=1)
+    plan = Plan(unwrap="laplacian", background="vsharp", inversion="tkd")
+    maps = reconstruct(replace(scan, mask=truth.mask), plan)
+    off = (maps.r2star - head.r2star)[truth.mask]
+    assert abs(off.median()) < 0.1 and (off.quantile(0.84) - off.quantile(0.16)) / 2 < 1.5
+    assert (maps.r2star[~maps.brain_mask] == 0).all()
+    without = reconstruct(replace(scan, mask=truth.mask, magnitude=None), plan)
+    one = replace(scan, phase=scan.phase[2:3], magnitude=scan.magnitude[2:3], echo_times=scan.echo_times[2:3])
+    assert without.r2star is None is reconstruct(replace(one, mask=truth.mask), plan).r2star
+
+
+@pytest.mark.parametrize("background", ["pdf-tv", "vsharp"])
+def test_voxels_with_damaged_echoes_leave_the_mask_and_spoil_nothing_else(simulated, background):
+    scan, truth = simulated
+    scan = replace(scan, mask=None)
+    plan = Plan(background=background, settings={"tv": {"iterations": 15}})
+    sound = reconstruct(scan, plan)
+    x, y, z = (int(middle) for middle in truth.mask.nonzero().float().mean(dim=0))
+    rim = int(sound.brain_mask[x, y].nonzero().max())  # the uppermost voxel of this column
+    damaged = torch.zeros_like(truth.mask)
+    damaged[x : x + 2, y : y + 2, z : z + 2] = True
+    damaged[x, y, rim] = True
+    phase = scan.phase.clone()
+    phase[1::2, damaged] += 2.5
+    hurt = reconstruct(replace(scan, phase=wrap(phase)), plan)
+    assert not (hurt.mask & damaged).any() and not hurt.brain_mask[x, y, rim]
+    assert (hurt.chi[damaged] == 0).all() and (hurt.local_field[damaged] == 0).all()
+    both = sound.mask & hurt.mask
+    assert both.sum() > 0.99 * sound.mask.sum()
+    assert (hurt.chi - sound.chi)[both].abs().max() < 0.3 * sound.chi[both].abs().max()
+    assert any("contradict each other" in note for note in hurt.notes)
+    assert not any("contradict each other" in note for note in sound.notes)
+
+
+def test_two_passes_take_the_holes_from_the_second(simulated):
+    scan, truth = simulated
+    magnitude, phase = scan.magnitude.clone(), scan.phase
+    x, y, z = (int(middle) for middle in truth.mask.nonzero().float().mean(dim=0))
+    source = torch.zeros_like(truth.mask)
+    source[x - 1 : x + 2, y - 1 : y + 2, z - 1 : z + 2] = True
+    magnitude[:, source] *= 0.05
+    dark = replace(scan, phase=phase, magnitude=magnitude)
+    plan = Plan(settings={"tv": {"iterations": 10}}, reference="none")
+    once, seen = reconstruct(dark, plan), []
+    twice = reconstruct(dark, replace(plan, two_pass=True), on_stage=seen.append)
+    assert "first pass" in seen and "first pass" in twice.seconds
+    assert torch.equal(twice.mask, once.mask)  # holes stay filled
+    holes = source & once.mask
+    assert holes.any()
+    torch.testing.assert_close(twice.chi[holes], once.chi[holes])
+    elsewhere = with_holes(twice.brain_mask, twice.field_noise) & once.mask
+    assert not (elsewhere & source).any()
+    assert (twice.chi - once.chi)[elsewhere].abs().max() > 1e-4  # the first pass had no field there
+    assert metrics.correlation(twice.chi, once.chi, elsewhere) > 0.9
+    assert abs(float((twice.chi - once.chi)[elsewhere].mean())) < 1e-5
+    with pytest.raises(InputError, match="two passes need .* got pdf-tv and iqsm"):
+        reconstruct(dark, Plan(two_pass=True, inversion="iqsm+"))
+
+
+def test_joined_passes_are_one_map_on_one_level():
+    first, second = torch.full((4, 4, 4), 1.0), torch.full((4, 4, 4), 3.0)
+    mask = torch.ones(4, 4, 4, dtype=torch.bool)
+    sure = mask.clone()
+    sure[2, 2, 2] = False
+    first[0], second[0], second[2, 2, 2] = 1.5, 3.4, 9.0
+    chi, holes = joined(first, sure, second, mask)
+    assert float(chi[2, 2, 2]) == 9 and int(holes.sum()) == 1
+    assert float(chi[sure].mean()) == pytest.approx(float(second[sure].mean()))
+    assert float(chi[0, 0, 0] - chi[1, 0, 0]) == pytest.approx(0.5)
+    nowhere, holes = joined(first, ~mask, second, mask)
+    assert torch.equal(nowhere, second) and torch.equal(holes, mask)
+
+
+def test_a_mask_without_signal_is_refused(simulated):
+    scan, _ = simulated
+    with pytest.raises(InputError, match="zero everywhere in the mask"):
+        reconstruct(replace(scan, magnitude=scan.magnitude * ~scan.mask))
 
 
 def test_a_wrong_direction_of_b0_makes_chi_worse(simulated):

@@ -66,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--unwrap", choices=methods.names("unwrap"))
     plan.add_argument("--combination", choices=methods.names("combination"), help="of the echoes")
     plan.add_argument("--background", metavar="NAME", help=f"removal: {', '.join(methods.names('background'))}")
+    plan.add_argument(
+        "--two-pass", action="store_true", help="chi around sources of unreliable field from a pass without them"
+    )
     plan.add_argument("--erosion", type=float, metavar="MM", help="shave the brain mask first")
     plan.add_argument(
         "--noise-limit",
@@ -231,6 +234,7 @@ def _run(options: argparse.Namespace, command: list[str]) -> None:
         combination=options.combination,
         background=options.background,
         erosion=options.erosion,
+        two_pass=options.two_pass or None,
         noise_limit=options.noise_limit,
         reference=options.reference,
         settings=methods.settings_from_text(options.set),

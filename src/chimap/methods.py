@@ -21,6 +21,7 @@ Stage = Literal[
     "mask",
     "unwrap",
     "combination",
+    "relaxation",
     "background",
     "background from phase",
     "inversion",
@@ -129,6 +130,15 @@ METHODS: tuple[Method, ...] = (
         "Gilbert et al. 2012, doi:10.1016/j.neuroimage.2012.03.020",
         ("unwrapped phase", "magnitude (optional)", "mask", "echo times", "field strength"),
         "0.5 s",
+    ),
+    Method(
+        "r2star",
+        "relaxation",
+        "chimap.fields.relaxation:r2star_map",
+        "R2* from the squared magnitude of two echoes or more less its noise floor; chi does not depend on it",
+        "Miller and Joseph 1993, doi:10.1016/0730-725X(93)90225-3",
+        ("magnitude", "mask", "echo times"),
+        "3 s",
     ),
     Method(
         "vsharp",

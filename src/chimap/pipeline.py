@@ -14,6 +14,10 @@ from chimap.arrays import Mask, Progress, Shape, Triple, Volume
 from chimap.errors import InputError
 from chimap.fields import echoes, evidence
 from chimap.fields.mask import drop_noisy, erode
+=======
+from chimap.fields import echoes
+from chimap.fields.combination import from_around
+from chimap.fields.mask import drop_noisy, erode, with_holes
 from chimap.fields.tree import wrap
 from chimap.linalg import bounding_box
 from chimap.physics.dipole import DipoleModel
@@ -44,10 +48,16 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
     chosen = {
         "unwrap": methods.find(plan.unwrap, "unwrap"),
         "combination": methods.find(plan.combination, "combination"),
+        "relaxation": methods.find("r2star", "relaxation"),
         "background": methods.find(plan.background, *methods.TO_LOCAL_FIELD),
         "inversion": methods.find(plan.inversion, *methods.TO_CHI),
         "mask": methods.find(plan.mask, "mask"),
     }
+    if plan.two_pass and (chosen["background"].stage, chosen["inversion"].stage) != ("background", "inversion"):
+        raise InputError(
+            "two passes need a background removal from the total field and an inversion of the local field, got "
+            f"{chosen['background'].label} and {chosen['inversion'].label}"
+        )
     seconds: dict[str, float] = {}
     notes: list[str] = []
     warnings: list[str] = []
@@ -73,6 +83,8 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
             notes.append(f"The mask was eroded by {plan.erosion:g} mm before anything else, as asked.")
             if not brain.any():
                 raise InputError(f"nothing of the mask is left after an erosion by {plan.erosion:g} mm")
+        if scan.magnitude is not None and not scan.magnitude[:, brain].any():
+            raise InputError("the magnitude is zero everywhere in the mask: do the two belong together?")
 
     with stage("unwrapping"):
         phase = scan.phase
@@ -109,6 +121,32 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
                 f"Of that mask, {100 * lost:.1f} % of the voxels were given up: their field is more than "
                 f"{limit:g} times as noisy as the median."
             )
+        unknown = brain & torch.isinf(noise)
+        if unknown.any():
+            total_field = from_around(total_field, unknown, brain)
+            notes.append(
+                f"In {int(unknown.sum())} voxels of that mask the echoes contradict each other or hold no signal: the "
+                "field was taken from around them, and they are not in the mask in which chi is valid."
+            )
+        r2star = None
+        if scan.magnitude is not None and len(scan.echo_times) > 1:
+            r2star = methods.call(chosen["relaxation"], plan.settings, scan.magnitude, brain, scan.echo_times)
+            notes.append("R2* was fitted to the magnitude of the echoes; chi does not depend on it.")
+
+    def removed(inside: Mask) -> tuple[Volume, Mask]:
+        grid = DipoleModel(scan.shape, scan.voxel_size, scan.b0_direction, padding=0).to(total_field.device)
+        known = total_field * inside, noise.masked_fill(~inside, torch.inf)
+        return methods.call(chosen["background"], plan.settings, *known, inside, grid)
+
+    def inverted(field: Volume, inside: Mask) -> Volume:
+        arguments = (field, inside, scan.voxel_size, scan.b0_direction)
+        return invert(*arguments, method=plan.inversion, settings=plan.settings)
+
+    first = None
+    if plan.two_pass:
+        with stage("first pass"):
+            field, sure = removed(with_holes(brain, noise))
+            first = inverted(field, sure), sure
 
     with stage("checks"):
         findings = findings_of(scan, total_field, brain)
@@ -126,10 +164,9 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
             if chosen["background"].stage == "background from phase":
                 arguments = (phase, scan.magnitude, brain, scan.echo_times, scan.field_strength)
                 arguments += (scan.voxel_size, scan.b0_direction)
+                local_field, mask = methods.call(chosen["background"], plan.settings, *arguments)
             else:
-                grid = DipoleModel(scan.shape, scan.voxel_size, scan.b0_direction, padding=0).to(total_field.device)
-                arguments = (total_field, noise, brain, grid)
-            local_field, mask = methods.call(chosen["background"], plan.settings, *arguments)
+                local_field, mask = removed(brain)
             kept = float(mask.sum() / brain.sum())
             notes.append(f"Background removal kept {100 * kept:.0f} % of the mask's voxels.")
             if kept < 0.6:
@@ -144,14 +181,18 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
                     "part in it and are there for comparison."
                 )
             else:
-                chi = invert(
-                    local_field,
-                    mask,
-                    scan.voxel_size,
-                    scan.b0_direction,
-                    method=plan.inversion,
-                    settings=plan.settings,
-                )
+                chi = inverted(local_field, mask)
+
+    if first is not None:
+        chi, holes = joined(*first, chi, mask)
+        notes.append(
+            f"chi was computed in two passes; {100 * float(holes.sum() / mask.sum()):.1f} % of its voxels, where the "
+            "field is unreliable, have that of the second, which used them."
+        )
+
+    if (mask & unknown).any():
+        mask = mask & ~unknown
+        local_field, chi = local_field * mask, chi * mask
 
     for method in (to_chi,) if to_chi.stage == "from total field" else (chosen["background"], to_chi):
         resampled = note_on_frame(method, scan.voxel_size, scan.b0_direction, scan.shape, plan.settings)
@@ -172,6 +213,7 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
         chi=chi,
         mask=mask,
         unwrapped_phase=unwrapped,
+        r2star=r2star,
         seconds=seconds,
         notes=tuple(notes),
         warnings=tuple(warnings),
@@ -197,6 +239,31 @@ def findings_of(scan: Scan, total_field: Volume, mask: Mask) -> list[Finding]:
         sign = evidence.phase_sign(chi, inside, size)
         findings += [] if sign is None else [sign]
     return findings
+
+
+def joined(first: Volume, sure: Mask, second: Volume, mask: Mask) -> tuple[Volume, Mask]:
+    """chi of two passes as one: that of the first where it holds, that of the second in the holes.
+
+    The first does without the field of strong, unreliable sources and takes what they throw around them for background;
+    the second gives the sources themselves. Each is relative, so the first is moved to the second's mean where both
+    hold.
+
+    Args:
+        first: chi [ppm] of the first pass, shape (x, y, z).
+        sure: Where it holds.
+        second: chi of the second pass.
+        mask: Where that holds.
+
+    Returns:
+        chi in `mask`, and the voxels of it that the first pass lacks.
+
+    References:
+        Stewart et al. 2022, doi:10.1002/mrm.29048.
+    """
+    both = sure & mask
+    if not both.any():
+        return second, mask
+    return torch.where(both, first + (second[both].mean() - first[both].mean()), second), mask & ~both
 
 
 def invert(

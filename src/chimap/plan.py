@@ -20,6 +20,8 @@ class Plan:
         reference: "mask": the mean of chi in the mask is made zero; "none": left as the inversion gives it.
         noise_limit: Voxels whose field is noisier than this many times the median leave the mask. None: the package's
             own mask gives up voxels beyond 5 times the median, a user's mask stays as it is.
+        two_pass: chi first without the voxels of unreliable field and what they throw around them, then with all;
+            the second counts only where the first has nothing.
         erosion: Shave this much [mm] off the brain mask before the background is removed.
         settings: {method: {parameter: value}}.
     """
@@ -31,6 +33,7 @@ class Plan:
     inversion: str = "tv"
     reference: Literal["mask", "none"] = "mask"
     noise_limit: float | None = None
+    two_pass: bool = False
     erosion: float = 0.0
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 

@@ -140,6 +140,7 @@ class Maps:
         chi: Susceptibility, valid in `mask`, zero outside.
         mask: Where `local_field` and `chi` are valid; never larger than `brain_mask`.
         unwrapped_phase: [rad], (echo, x, y, z).
+        r2star: Decay rate R2* [1/s] in `brain_mask`, zero outside; None for one echo or without magnitude.
         seconds: Time taken by each stage, in order.
         notes: What each stage did, one sentence each.
         warnings: What a reader should doubt, one sentence each.
@@ -153,6 +154,7 @@ class Maps:
     chi: Volume
     mask: Mask
     unwrapped_phase: Echoes | None = None
+    r2star: Volume | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

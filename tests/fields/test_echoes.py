@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from chimap.errors import InputError
-from chimap.fields.combination import nonlinear_field, weighted_field
+from chimap.fields.combination import from_around, nonlinear_field, weighted_field
 from chimap.fields.echoes import phase_offset, readout_phase, without_readout_phase
 from chimap.fields.tree import TURN, wrap
 from chimap.fields.unwrap import unwrap_quality_guided
@@ -176,6 +176,42 @@ def test_echoes_that_disagree_are_noisy():
     _, noise = nonlinear_field(unwrapped, magnitude, mask, times, B0)
     assert (noise / line_noise)[spots].median() > 5
     assert (noise / line_noise)[mask & ~spots].median() == 1
+
+
+def test_echoes_that_contradict_each_other_say_nothing_and_dark_ones_still_do():
+    field, unwrapped, magnitude, mask, times = unwrapped_of(noise=0.02)
+    generator = torch.Generator().manual_seed(1)
+    damaged = mask & (torch.rand(mask.shape, generator=generator) < 0.02)
+    dark = mask & ~damaged & (torch.rand(mask.shape, generator=generator) < 0.02)
+    unwrapped[1, damaged] += 2.5
+    unwrapped[3, damaged] -= 2.5
+    true = torch.stack([field * radians_per_ppm(time, B0) for time in times])
+    signal = torch.polar(0.02 * magnitude, true)
+    signal = signal + 0.02 * torch.complex(*torch.randn(2, *signal.shape, generator=generator))
+    unwrapped[:, dark] = (true + wrap(signal.angle() - true))[:, dark]
+    magnitude[:, dark] = signal.abs()[:, dark]  # next to no signal: noisy, but as noisy as the magnitude says
+    _, noise = nonlinear_field(unwrapped, magnitude, mask, times, B0)
+    assert torch.isinf(noise[damaged]).all()
+    assert torch.isfinite(noise[mask & ~damaged]).all()
+    assert noise[dark].median() > 10 * noise[mask & ~damaged & ~dark].median()
+
+
+@pytest.mark.parametrize("turn", [(0, 1, 2), (1, 2, 0), (2, 0, 1)])
+def test_a_field_is_filled_from_around_and_nowhere_else(turn):
+    field = torch.arange(9.0)[:, None, None].expand(9, 8, 7).permute(turn).clone()
+    mask, unknown = torch.ones_like(field, dtype=torch.bool), torch.zeros_like(field, dtype=torch.bool)
+    x, y, z = (3 if turn[0] == 0 else 4, 4, 3)
+    unknown[x - 1 : x + 2, y - 1 : y + 2, z - 1 : z + 2] = True
+    unknown[0, 0, 0] = True
+    spoilt = torch.where(unknown, 1e6, field)
+    found = from_around(spoilt, unknown, mask)
+    assert torch.equal(found[~unknown], field[~unknown])
+    assert float(found[x, y, z]) == pytest.approx(float(field[x, y, z]), abs=1e-4)  # the middle of a linear field
+    assert (found - field)[unknown].abs().max() <= 1
+    alone = torch.zeros_like(mask)
+    alone[x, y, z] = True
+    assert torch.equal(from_around(spoilt, alone, alone), spoilt)  # nothing is known around it
+    assert torch.equal(from_around(spoilt, ~mask, mask), spoilt)
 
 
 EVEN = (0.004, 0.009, 0.014, 0.019, 0.024)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from chimap.errors import InputError
-from chimap.fields.mask import brain_mask, drop_noisy, erode, fill_holes
+from chimap.fields.mask import brain_mask, drop_noisy, erode, fill_holes, with_holes
 from chimap.fields.quality import phase_quality
 
 TIMES = (0.006, 0.014, 0.022)
@@ -274,3 +274,15 @@ def test_noisy_voxels_leave_at_the_rim_and_stay_inside():
     expected[4:6] = False
     assert torch.equal(kept, expected)
     assert torch.equal(drop_noisy(mask, noise, 10.0), mask)
+
+
+def test_the_first_of_two_passes_has_holes_where_the_field_is_noisy():
+    mask = torch.zeros(16, 16, 16, dtype=torch.bool)
+    mask[2:14, 2:14, 2:14] = True
+    noise = torch.where(mask, 1.0, torch.inf)
+    noise[7, 8, 9], noise[5, 5, 5] = 4.0, 2.5
+    kept = with_holes(mask, noise)
+    hole = torch.zeros_like(mask)
+    hole[6:9, 7:10, 8:11] = True
+    assert torch.equal(kept, mask & ~hole)
+    assert torch.equal(with_holes(mask, noise, 5.0), mask)

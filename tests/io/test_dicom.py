@@ -212,6 +212,17 @@ def test_missing_slices_and_repeated_volumes_are_refused(tmp_path):
     assert dicom.read_scan(tmp_path / "copies").phase.shape[0] == 3
 
 
+def test_images_of_single_channels_are_refused_with_what_to_do(tmp_path):
+    combine = "channels of a coil, combine them first"
+    write_series(tmp_path / "one series", "P", {channel: 0.01 for channel in range(1, 5)}, number=5)
+    with pytest.raises(InputError, match=f"series 5 .*24 images at 6 places.*{combine}"):
+        dicom.read_scan(tmp_path / "one series")
+    for channel in range(3):
+        write_series(tmp_path / "series each", "P", TIMES, number=5 + channel)
+    with pytest.raises(InputError, match=f"series 5 .*series 7 .*{combine}"):
+        dicom.read_scan(tmp_path / "series each")
+
+
 def test_philips_states_milliradians_and_ge_its_kind_of_image(tmp_path):
     slope = 2 * math.pi * 1000 / 4096
     write_series(

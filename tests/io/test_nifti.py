@@ -455,3 +455,41 @@ def test_the_real_multi_echo_block_is_rescaled_by_an_announced_guess(shared_data
     told = nifti.read_scan([folder / "Phase.nii"], phase_range=(-0.0036743774, 0.0036743774), **arguments)
     torch.testing.assert_close(told.phase, scan.phase, rtol=0, atol=1e-5)
     assert told.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("shape", "times", "said"),
+    [
+        ((*SHAPE, 3, 8), [0.004, 0.008, 0.012], "3 x 8 volumes"),  # (x, y, z, echo, channel)
+        ((*SHAPE, 1, 3, 8), [0.004, 0.008, 0.012], "1 x 3 x 8 volumes"),
+        ((*SHAPE, 24), [0.004, 0.008, 0.012], "gives 3 echo times, .*p.nii holds 24 volumes"),
+        ((*SHAPE, 8), 0.004, "gives 1 echo times, .*p.nii holds 8 volumes"),
+        ((*SHAPE, 1, 8), 0.004, "gives 1 echo times, .*p.nii holds 8 volumes"),
+    ],
+)
+def test_channels_of_a_coil_are_refused_with_what_to_do(tmp_path, shape, times, said):
+    phase = save(tmp_path / "p.nii", wrapped(shape=shape), EchoTime=times, MagneticFieldStrength=3)
+    with pytest.raises(InputError, match=f"{said}.*channels of a coil, combine them first") as refused:
+        nifti.read_scan([phase])
+    assert str(refused.value).count("; if they are") == 1 and "p.nii" in str(refused.value)
+
+
+def test_channels_beside_echo_times_of_the_user_or_a_combined_phase_are_refused(tmp_path):
+    many = save(tmp_path / "many.nii", wrapped(shape=(*SHAPE, 24)))
+    one = save(tmp_path / "one.nii", wrapped(shape=(*SHAPE, 3)))
+    known = {"echo_times": [0.004, 0.008, 0.012], "field_strength": 3.0}
+    combine = "channels of a coil, combine them first"
+    with pytest.raises(InputError, match=f"--echo-times gives 3 .*many.nii holds 24 echoes; .*{combine}"):
+        nifti.read_scan([many], **known)
+    magnitude = save(tmp_path / "m.nii", np.abs(wrapped(shape=(*SHAPE, 24))))
+    with pytest.raises(InputError, match=f"m.nii holds 24 echoes of magnitude, the phase has 3.*{combine}"):
+        nifti.read_scan([one], [magnitude], **known)
+    each = [save(tmp_path / f"e{echo}.nii", wrapped(shape=(*SHAPE, 8))) for echo in (1, 2, 3)]
+    with pytest.raises(InputError, match=f"e1.nii holds 8 volumes and is one of 3 phase files.*{combine}"):
+        nifti.read_scan(each, **known)
+    channels = [save(tmp_path / f"c{n}.nii", wrapped(n), EchoTime=0.01, MagneticFieldStrength=3) for n in range(4)]
+    with pytest.raises(InputError, match=f"the same echo time.*{combine}"):
+        nifti.read_scan(channels)
+    # one echo too few or too many is another mistake
+    with pytest.raises(InputError, match="holds 3 echoes$"):
+        nifti.read_scan([one], echo_times=[0.004, 0.008], field_strength=3.0)

@@ -60,6 +60,7 @@ def maps() -> Maps:
         chi=chi,
         mask=valid,
         unwrapped_phase=torch.stack([field * radians_per_ppm(time, 3.0) for time in (0.005, 0.010, 0.0175)]),
+        r2star=brain * (15 + 10 * noise),
         seconds={"mask": 0.5, "inversion": 1.25},
         notes=("The mask was made from magnitude and phase quality.",),
     )

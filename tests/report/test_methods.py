@@ -52,6 +52,7 @@ def test_the_users_mask_is_called_the_users(scan, maps, plan):
     assert [row.method.stage for row in methods_used(given, plan)] == [
         "unwrap",
         "combination",
+        "relaxation",
         "background",
         "inversion",
     ]

@@ -52,7 +52,7 @@ def test_every_stage_has_its_picture(drawn):
     assert names == [
         *("chi", "chi-axial", "chi-histogram", "local-field-histogram"),
         *("magnitude-1", "magnitude-3", "phase-1", "phase-3", "masks", "unwrapped-1", "unwrapped-3"),
-        *("total-field", "field-noise", "local-field"),
+        *("total-field", "field-noise", "r2star", "local-field"),
     ]
     assert len(text) < 4 * 2**20
 
@@ -106,10 +106,11 @@ def test_a_tilted_slab_says_its_angle_to_b0(words):
 def test_one_echo_without_magnitude_or_unwrapped_phase_is_enough(words, scan):
     text = words(
         {"phase": scan.phase[:1], "magnitude": None, "echo_times": (0.02,)},
-        {"unwrapped_phase": None, "seconds": {}},
+        {"unwrapped_phase": None, "r2star": None, "seconds": {}},
     )
     assert 'id="phase-1"' in text and 'id="masks"' in text
     assert 'id="magnitude' not in text and 'id="unwrapped' not in text
+    assert "R2*" not in text
 
 
 def test_an_empty_valid_mask_still_gives_a_report(report, maps):
@@ -148,7 +149,7 @@ def test_it_opens_in_a_browser_without_network_errors_or_sideways_scrolling(draw
         browser.close()
     assert [url for url in requests if not url.startswith("data:")] == [drawn.as_uri()]
     assert complaints == []
-    assert len(widths) == 14 and min(widths) > 0
+    assert len(widths) == 15 and min(widths) > 0
     assert max(overflow.values()) <= 0
     assert heading == "Head"
     assert alert is not None and alert["y"] < 400

@@ -167,6 +167,8 @@ def write_maps(
         "mask": (maps.mask, "where chi is valid"),
         "brain_mask": (maps.brain_mask, "where the phase was used"),
     }
+    if maps.r2star is not None:
+        volumes["r2star"] = (maps.r2star, "R2* [1/s]")
     for name, (volume, description) in volumes.items():
         nifti.write_volume(folder / f"{name}.nii.gz", volume, scan.affine, description=description)
     extras = None if comparison is None else {name: f"{value:.4g}" for name, value in comparison.items()}

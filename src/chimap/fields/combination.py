@@ -6,10 +6,13 @@ from torch import Tensor
 from chimap.arrays import Echoes, Mask, Volume
 from chimap.fields.echoes import check_echoes
 from chimap.fields.tree import TURN
+from chimap.linalg import bounding_box
 from chimap.physics.units import radians_per_ppm
 
 OUTLIER = 5.0
 """From this multiple of the median misfit on, the echoes of a voxel disagree by more than noise."""
+CONTRADICTION = 25.0, 0.25
+"""From this multiple of the median misfit on, and this share of the signal (1/2 rad), no field explains a voxel."""
 FLAT = 0.2
 """Least curvature of the misfit that a step of the nonlinear fit relies on, as a share of that of a perfect echo."""
 
@@ -77,7 +80,8 @@ def nonlinear_field(
 
     Returns:
         Total field [ppm], zero outside the mask, and its noise as that of `weighted_field`, but larger where the echoes
-        disagree by more than their noise: by the root of the misfit over its median.
+        disagree by more than their noise, by the root of the misfit over its median, and infinite where they disagree
+        by so much (`CONTRADICTION`) that they say nothing of the field: artefacts of pulsation, damaged echoes.
 
     References:
         Liu et al. 2013, doi:10.1002/mrm.24272.
@@ -104,7 +108,43 @@ def nonlinear_field(
     raised = noise.clone()
     if float(typical) > 0:
         raised[mask] = noise[mask] * torch.where(misfit > OUTLIER * typical, misfit / typical, 1.0).sqrt()
-    return whole, raised
+    times, share = CONTRADICTION
+    lost = torch.zeros_like(mask)
+    lost[mask] = (misfit > times * typical) & (misfit > share * weight.sum(dim=0))
+    return whole, raised.masked_fill(lost, torch.inf)
+
+
+def from_around(field: Volume, unknown: Mask, mask: Mask) -> Volume:
+    """The field with its unknown voxels replaced by the mean of their neighbours, from the rim of each spot inwards.
+
+    An inversion takes a field as it finds it, and one voxel of nonsense throws streaks through centimetres.
+
+    Args:
+        field: [ppm], shape (x, y, z).
+        unknown: Which voxels to replace; what touches no known voxel of the mask, through others or directly, stays.
+        mask: Where the field is valid otherwise.
+    """
+    if not unknown.any():
+        return field
+    box = bounding_box(unknown, [1, 1, 1])
+    values, known = field[box].clone(), (mask & ~unknown)[box]
+    left = (mask & unknown)[box]
+    while left.any():
+        sums, counts = torch.zeros_like(values), torch.zeros_like(values)
+        for axis in range(3):
+            n = values.shape[axis]
+            for to, source in ((0, 1), (1, 0)):
+                of = known.narrow(axis, source, n - 1)
+                sums.narrow(axis, to, n - 1).add_(values.narrow(axis, source, n - 1) * of)
+                counts.narrow(axis, to, n - 1).add_(of)
+        reached = left & (counts > 0)
+        if not reached.any():
+            break
+        values = torch.where(reached, sums / counts.clamp_min(1), values)
+        known, left = known | reached, left & ~reached
+    result = field.clone()
+    result[box] = values
+    return result
 
 
 def _misfit(field: Tensor, phase: Tensor, weight: Tensor, scale: Tensor) -> Tensor:

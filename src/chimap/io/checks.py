@@ -10,6 +10,9 @@ from chimap.errors import InputError
 GRID_TOLERANCE = 1e-3
 """Largest difference of steps and origins, in voxels, before two grids count as different."""
 
+CHANNELS = "if they are the channels of a coil, combine them first, on the scanner or with a program such as ASPIRE"
+"""Ends the sentence about too many volumes: the phase of single channels holds offsets that are no field."""
+
 
 def echo_times(times: Sequence[float], source: str) -> None:
     """Refuse echo times that are not plausible seconds, naming the file or option they came from."""

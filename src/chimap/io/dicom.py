@@ -113,7 +113,7 @@ def _phase(stacks: Sequence[Stack], folder: Path) -> list[Stack]:
     if not one_series and (repeated or not alike):
         raise InputError(
             f"{folder}: more than one acquisition with phase images was found ({_listed(found)}); "
-            "put one of them with its magnitude into a folder of its own"
+            "put one of them with its magnitude into a folder of its own" + (f"; {checks.CHANNELS}" if alike else "")
         )
     for stack in found:
         check_stack(stack)

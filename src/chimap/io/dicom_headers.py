@@ -184,7 +184,11 @@ def check_stack(stack: Stack) -> None:
     steps = np.diff([float(frame.position @ first.normal) for frame in stack.frames])
     step = float(np.median(steps))
     if (steps < 1e-3).any():
-        raise InputError(f"{stack.name}: several slices lie at the same place; needed one volume for each echo")
+        places = 1 + int((steps >= 1e-3).sum())
+        raise InputError(
+            f"{stack.name}: several slices lie at the same place, {len(stack.frames)} images at {places} places, "
+            f"needed one volume for each echo; {checks.CHANNELS}"
+        )
     if np.abs(steps - step).max() > 0.01 * step:
         raise InputError(
             f"{stack.name}: slices are {steps.min():.4g} to {steps.max():.4g} mm apart, so some are missing; "

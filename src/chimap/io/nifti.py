@@ -97,6 +97,12 @@ def read_image(path: Path, name: str | None = None) -> Image:
         shape = shape[:-1]
     if len(shape) == 5 and shape[3] == 1:  # (x, y, z, 1, echo): time comes before it in NIfTI
         shape = (*shape[:3], shape[4])
+    if len(shape) > 4:
+        listed = " x ".join(map(str, shape[3:]))
+        raise InputError(
+            f"{name} has the shape {image.shape}, {listed} volumes, needed (x, y, z) or (x, y, z, echo); "
+            f"{checks.CHANNELS}"
+        )
     if len(shape) not in (3, 4) or 0 in shape:
         raise InputError(f"{name} has the shape {image.shape}, needed (x, y, z) or (x, y, z, echo)")
     try:

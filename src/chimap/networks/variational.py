@@ -27,7 +27,8 @@ class VariationalShape:
         prior_base: Channels of its first level.
         steps: Gradient steps; they share the regulariser, and each has its weight of the data.
         start: That weight before training; beyond 4.5 a step would overshoot, as the kernel is -2/3 at most.
-        penalty: Of what the regulariser's U-Net R gives: sum of "squares" or of "absolute" values.
+        penalty: Of what the regulariser's U-Net R gives: sum of "squares" or of "absolute" values, whose gradient is
+            gone down; or "none", and R gives the step itself, which then belongs to no energy but learns sooner.
         slope: Of the leaky ReLU, 0 for ReLU.
         residual: Whether the first U-Net finds the background field, which is subtracted, or the local field itself.
         begun: Whether the first U-Net is given a local field to begin with, such as that of PDF and TV in turns, and
@@ -42,7 +43,7 @@ class VariationalShape:
     prior_base: int = 16
     steps: int = 6
     start: float = 3.0
-    penalty: Literal["squares", "absolute"] = "squares"
+    penalty: Literal["squares", "absolute", "none"] = "squares"
     slope: float = 0.01
     residual: bool = False
     begun: bool = False
@@ -161,7 +162,8 @@ class VariationalNet(nn.Module):
     """Local field and chi of a total field, by a U-Net and steps down the gradient of an energy.
 
     A step is x <- m (x - w_i A^T m (A x - f) - d/dx P(R(x))), f the local field that the first U-Net found, A the
-    dipole model, R the regulariser's U-Net. Both terms are sums over voxels, so a step is the same on any grid.
+    dipole model, R the regulariser's U-Net; without a penalty P, R(x) takes the place of the gradient. Both terms are
+    sums over voxels, so a step is the same on any grid.
 
     Takes two channels, the total field and the mask, and gives two, the local field and chi, both in the unit of the
     total field. A further channel is the local field to begin with, where the shape says so; with yet another one, chi
@@ -181,6 +183,9 @@ class VariationalNet(nn.Module):
             nn.init.zeros_(self.background.last.weight)
             nn.init.zeros_(self.background.last.bias)  # pyright: ignore[reportArgumentType]
         self.prior = StridedUNet(1, shape.prior_levels, shape.prior_base, shape.slope)
+        if shape.penalty == "none":  # the data alone at first
+            nn.init.zeros_(self.prior.last.weight)
+            nn.init.zeros_(self.prior.last.bias)  # pyright: ignore[reportArgumentType]
         self.data_weights = nn.Parameter(torch.full((shape.steps,), shape.start))
 
     def forward(
@@ -196,7 +201,8 @@ class VariationalNet(nn.Module):
         dipoles = dipole_models((x, y, z), voxel_size, b0_direction, padding=self.shape.padding)
         chi = given
         for weight in self.data_weights:
-            slope = self.prior.gradient(chi, self.shape.penalty).float()
+            penalty = self.shape.penalty
+            slope = (self.prior(chi) if penalty == "none" else self.prior.gradient(chi, penalty)).float()
             misfit = mask * (applied_to_each(dipoles, chi) - given)
             chi = (chi - weight.clamp_min(0) * applied_to_each(dipoles, misfit) - slope) * mask
         return torch.cat([local, chi], dim=1)

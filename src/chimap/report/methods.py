@@ -26,6 +26,7 @@ _NAMES = {
     "quality-guided": "quality-guided region growing",
     "nonlinear": "a nonlinear fit of the complex signal",
     "weighted": "a weighted line through the phases",
+    "r2star": "a fit of its square above the noise floor",
     "vsharp": "V-SHARP",
     "sharp": "SHARP",
     "resharp": "RESHARP",
@@ -85,12 +86,17 @@ def methods_used(scan: Scan, plan: Plan) -> list[UsedMethod]:
             continue
         if stage == "background" and find(plan.inversion, *TO_CHI).stage == "from total field":
             continue
-        method = find(getattr(plan, stage), *kinds)
-        defaults = method.parameters()
-        parameters = {**defaults, **plan.settings.get(method.name, {})}
-        changed = {name: default for name, default in defaults.items() if parameters[name] != default}
-        used.append(UsedMethod(method, parameters, changed))
+        used.append(_used(find(getattr(plan, stage), *kinds), plan))
+        if stage == "combination" and scan.magnitude is not None:
+            used.append(_used(find("r2star", "relaxation"), plan))
     return used
+
+
+def _used(method: Method, plan: Plan) -> UsedMethod:
+    defaults = method.parameters()
+    parameters = {**defaults, **plan.settings.get(method.name, {})}
+    changed = {name: default for name, default in defaults.items() if parameters[name] != default}
+    return UsedMethod(method, parameters, changed)
 
 
 def references(used: Sequence[UsedMethod]) -> list[Reference]:
@@ -142,6 +148,8 @@ def methods_paragraph(scan: Scan, maps: Maps, plan: Plan) -> str:
         )
     else:
         sentences.append(f"The phase was unwrapped with {named('unwrap')} and scaled to a total field.")
+    if "relaxation" in by_stage:
+        sentences.append(f"R2* was computed from the magnitude of the echoes by {named('relaxation')}.")
     kept = int(maps.mask.sum()) / max(int(maps.brain_mask.sum()), 1)
     if last == "from phase":
         sentences.append(
@@ -161,6 +169,11 @@ def methods_paragraph(scan: Scan, maps: Maps, plan: Plan) -> str:
             f"{removed} with {named(removal)}, after which {100 * kept:.1f} % of the brain mask remained valid."
         )
         sentences.append(f"Susceptibility was computed from the local field with {named('inversion')}.")
+    if plan.two_pass:
+        sentences.append(
+            "Background removal and inversion were done twice, first without the voxels of unreliable field; there, "
+            "and nowhere else, the result of the second pass was used (Stewart et al. 2022, doi:10.1002/mrm.29048)."
+        )
     if plan.reference == "mask":
         sentences.append("It is given relative to its mean in the valid mask.")
     else:

@@ -147,7 +147,7 @@ def _input_figures(scan: Scan, maps: Maps, view: View) -> Iterator[Figure]:
 
 
 def _field_figures(scan: Scan, maps: Maps, view: View) -> Iterator[Figure]:
-    """Unwrapped phase, total field, its noise and local field, close around the brain."""
+    """Unwrapped phase, total field, its noise, R2* and local field, close around the brain."""
     brain = maps.brain_mask
     if maps.unwrapped_phase is not None:
         for echo, name in _first_and_last(scan):
@@ -176,6 +176,16 @@ def _field_figures(scan: Scan, maps: Maps, view: View) -> Iterator[Figure]:
         f"(median as computed: {scale:.3g} ppm). Where it is bright, field and map are less certain.",
         _encoded(figures.three_planes(noise, view, window=window, unit="× median", inside=brain)),
     )
+    if maps.r2star is not None:
+        window = 0.0, figures.round_window(maps.r2star[brain], (0.0, 99.0))[1]
+        yield Figure(
+            "r2star",
+            "R2*",
+            f"{_window(window)} 1/s; median {float(maps.r2star[brain].median()):.1f} 1/s. How fast the magnitude "
+            "decays: fast in iron and blood, also beside a calcification. Above the sinuses and ear canals the field "
+            "varies within a voxel, and that adds to it. The susceptibility does not depend on this map.",
+            _encoded(figures.three_planes(maps.r2star, view, window=window, unit="1/s", inside=brain)),
+        )
     window = figures.symmetric_window(maps.local_field[maps.mask])
     yield Figure(
         "local-field",

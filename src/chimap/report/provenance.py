@@ -52,6 +52,7 @@ def provenance(
         "mask": "the user's" if scan.mask is not None else f"chimap's method {plan.mask}",
         "mask_noise_limit": plan.noise_limit_for(own_mask=scan.mask is None),
         "mask_erosion_mm": plan.erosion,
+        "two_pass": plan.two_pass,
         "chi_reference": plan.reference,
         "methods": {
             row.method.stage: {
