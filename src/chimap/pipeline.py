@@ -4,18 +4,17 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from chimap import methods
 from chimap.arrays import Mask, Progress, Shape, Triple, Volume
 from chimap.errors import InputError
 from chimap.fields import echoes, evidence
-from chimap.fields.mask import drop_noisy, erode
-=======
-from chimap.fields import echoes
 from chimap.fields.combination import from_around
 from chimap.fields.mask import drop_noisy, erode, with_holes
 from chimap.fields.tree import wrap
@@ -27,6 +26,37 @@ from chimap.scan import Finding, Maps, Scan
 STAGES = ("mask", "unwrapping", "echo combination", "checks", "background removal", "inversion")
 
 Report = Callable[[str], None]
+
+
+@dataclass
+class Record:
+    """What a reconstruction says of itself as it goes: seconds of its stages, notes and warnings, a sentence each."""
+
+    on_stage: Report | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Announce a stage and take its time."""
+        if self.on_stage is not None:
+            self.on_stage(name)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The methods of a plan, each found to be what it is used for."""
+
+    mask: methods.Method
+    unwrap: methods.Method
+    combination: methods.Method
+    relaxation: methods.Method
+    background: methods.Method
+    inversion: methods.Method
 
 
 def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None = None) -> Maps:
@@ -45,166 +75,33 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
     """
     plan = plan or Plan()
     scan.check()
-    chosen = {
-        "unwrap": methods.find(plan.unwrap, "unwrap"),
-        "combination": methods.find(plan.combination, "combination"),
-        "relaxation": methods.find("r2star", "relaxation"),
-        "background": methods.find(plan.background, *methods.TO_LOCAL_FIELD),
-        "inversion": methods.find(plan.inversion, *methods.TO_CHI),
-        "mask": methods.find(plan.mask, "mask"),
-    }
-    if plan.two_pass and (chosen["background"].stage, chosen["inversion"].stage) != ("background", "inversion"):
-        raise InputError(
-            "two passes need a background removal from the total field and an inversion of the local field, got "
-            f"{chosen['background'].label} and {chosen['inversion'].label}"
-        )
-    seconds: dict[str, float] = {}
-    notes: list[str] = []
-    warnings: list[str] = []
-
-    @contextmanager
-    def stage(name: str) -> Iterator[None]:
-        if on_stage is not None:
-            on_stage(name)
-        start = time.perf_counter()
-        yield
-        seconds[name] = time.perf_counter() - start
-
-    with stage("mask"):
-        if scan.mask is not None:
-            brain = scan.mask
-            notes.append("The mask is the user's.")
-        else:
-            arguments = (scan.phase, scan.magnitude, scan.echo_times, scan.voxel_size)
-            brain = methods.call(chosen["mask"], plan.settings, *arguments)
-            notes.append("The mask was made from magnitude and phase quality.")
-        if plan.erosion > 0:
-            brain = erode(brain, plan.erosion, scan.voxel_size)
-            notes.append(f"The mask was eroded by {plan.erosion:g} mm before anything else, as asked.")
-            if not brain.any():
-                raise InputError(f"nothing of the mask is left after an erosion by {plan.erosion:g} mm")
-        if scan.magnitude is not None and not scan.magnitude[:, brain].any():
-            raise InputError("the magnitude is zero everywhere in the mask: do the two belong together?")
-
-    with stage("unwrapping"):
-        phase = scan.phase
-        if len(scan.echo_times) > 1:
-            readout = echoes.readout_phase(phase, scan.magnitude, brain, scan.echo_times, scan.voxel_size)
-            if readout is not None:
-                phase = echoes.without_readout_phase(phase, readout)
-                notes.append(
-                    "Even and odd echoes were read in opposite directions; the phase by which they differed, up to "
-                    f"{float(readout[brain].abs().max()):.1f} rad, was estimated and removed."
-                )
-            offset = echoes.phase_offset(phase, scan.magnitude, brain, scan.echo_times, scan.voxel_size)
-            phase = wrap(phase - offset)
-            notes.append("A smooth phase offset common to all echoes was estimated and removed.")
-        elif not scan.phase_difference:
-            warnings.append(
-                "There is one echo: the part of the phase that does not grow with echo time (coils, eddy "
-                "currents) cannot be told from field, and background removal has to take it out."
-            )
-        unwrapped = methods.call(
-            chosen["unwrap"], plan.settings, phase, scan.magnitude, brain, scan.echo_times, scan.voxel_size
-        )
-
-    with stage("echo combination"):
-        arguments = (unwrapped, scan.magnitude, brain, scan.echo_times, scan.field_strength)
-        total_field, noise = methods.call(chosen["combination"], plan.settings, *arguments)
-        limit = plan.noise_limit_for(own_mask=scan.mask is None)
-        if limit is not None:
-            reliable = drop_noisy(brain, noise, limit)
-            lost = 1 - float(reliable.sum() / brain.sum())
-            brain, total_field = reliable, total_field * reliable
-            noise = noise.masked_fill(~reliable, torch.inf)
-            notes.append(
-                f"Of that mask, {100 * lost:.1f} % of the voxels were given up: their field is more than "
-                f"{limit:g} times as noisy as the median."
-            )
-        unknown = brain & torch.isinf(noise)
-        if unknown.any():
-            total_field = from_around(total_field, unknown, brain)
-            notes.append(
-                f"In {int(unknown.sum())} voxels of that mask the echoes contradict each other or hold no signal: the "
-                "field was taken from around them, and they are not in the mask in which chi is valid."
-            )
+    chosen = _chosen(plan)
+    record = Record(on_stage)
+    with record.stage("mask"):
+        brain = _brain(scan, plan, chosen, record)
+    with record.stage("unwrapping"):
+        phase = _without_offsets(scan, brain, record)
+        arguments = (phase, scan.magnitude, brain, scan.echo_times, scan.voxel_size)
+        unwrapped = methods.call(chosen.unwrap, plan.settings, *arguments)
+    with record.stage("echo combination"):
+        total_field, noise, brain, unknown = _total_field(scan, unwrapped, brain, plan, chosen, record)
         r2star = None
         if scan.magnitude is not None and len(scan.echo_times) > 1:
-            r2star = methods.call(chosen["relaxation"], plan.settings, scan.magnitude, brain, scan.echo_times)
-            notes.append("R2* was fitted to the magnitude of the echoes; chi does not depend on it.")
-
-    def removed(inside: Mask) -> tuple[Volume, Mask]:
-        grid = DipoleModel(scan.shape, scan.voxel_size, scan.b0_direction, padding=0).to(total_field.device)
-        known = total_field * inside, noise.masked_fill(~inside, torch.inf)
-        return methods.call(chosen["background"], plan.settings, *known, inside, grid)
-
-    def inverted(field: Volume, inside: Mask) -> Volume:
-        arguments = (field, inside, scan.voxel_size, scan.b0_direction)
-        return invert(*arguments, method=plan.inversion, settings=plan.settings)
-
-    first = None
-    if plan.two_pass:
-        with stage("first pass"):
-            field, sure = removed(with_holes(brain, noise))
-            first = inverted(field, sure), sure
-
-    with stage("checks"):
+            r2star = methods.call(chosen.relaxation, plan.settings, scan.magnitude, brain, scan.echo_times)
+            record.notes.append("R2* was fitted to the magnitude of the echoes; chi does not depend on it.")
+    with record.stage("checks"):
         findings = findings_of(scan, total_field, brain)
-        warnings += [finding.sentence for finding in findings if finding.doubtful]
-
-    to_chi = chosen["inversion"]
-    if to_chi.stage == "from total field":
-        with stage("inversion"):
-            arguments = (total_field, brain, scan.voxel_size, scan.b0_direction)
-            chi, local_field = methods.call(to_chi, plan.settings, *arguments)
-            mask = brain
-            notes.append(f"Background field and inversion are one network, {to_chi.label}.")
-    else:
-        with stage("background removal"):
-            if chosen["background"].stage == "background from phase":
-                arguments = (phase, scan.magnitude, brain, scan.echo_times, scan.field_strength)
-                arguments += (scan.voxel_size, scan.b0_direction)
-                local_field, mask = methods.call(chosen["background"], plan.settings, *arguments)
-            else:
-                local_field, mask = removed(brain)
-            kept = float(mask.sum() / brain.sum())
-            notes.append(f"Background removal kept {100 * kept:.0f} % of the mask's voxels.")
-            if kept < 0.6:
-                warnings.append(f"Background removal kept only {100 * kept:.0f} % of the mask's voxels.")
-        with stage("inversion"):
-            if to_chi.stage == "from phase":
-                arguments = (phase, scan.magnitude, brain, scan.echo_times, scan.field_strength)
-                chi, mask = methods.call(to_chi, plan.settings, *arguments, scan.voxel_size, scan.b0_direction)
-                local_field = local_field * mask
-                notes.append(
-                    f"chi comes from the wrapped phase by {to_chi.label}; the unwrapped phase and the fields had no "
-                    "part in it and are there for comparison."
-                )
-            else:
-                chi = inverted(local_field, mask)
-
-    if first is not None:
-        chi, holes = joined(*first, chi, mask)
-        notes.append(
-            f"chi was computed in two passes; {100 * float(holes.sum() / mask.sum()):.1f} % of its voxels, where the "
-            "field is unreliable, have that of the second, which used them."
-        )
-
+        record.warnings += [finding.sentence for finding in findings if finding.doubtful]
+    local_field, chi, mask = _local_field_and_chi(scan, phase, total_field, noise, brain, plan, chosen, record)
     if (mask & unknown).any():
         mask = mask & ~unknown
         local_field, chi = local_field * mask, chi * mask
-
-    for method in (to_chi,) if to_chi.stage == "from total field" else (chosen["background"], to_chi):
-        resampled = note_on_frame(method, scan.voxel_size, scan.b0_direction, scan.shape, plan.settings)
-        if resampled is not None:
-            notes.append(resampled)
     if plan.reference == "mask":
         shift = float(chi[mask].mean())
         chi = torch.where(mask, chi - shift, chi)
-        notes.append(f"chi is relative to its mean in the mask, which was {shift:+.4f} ppm after the inversion.")
+        record.notes.append(f"chi is relative to its mean in the mask, which was {shift:+.4f} ppm after the inversion.")
     else:
-        notes.append("chi is as the inversion gave it: its sum over the whole grid is zero before masking.")
-
+        record.notes.append("chi is as the inversion gave it: its sum over the whole grid is zero before masking.")
     return Maps(
         brain_mask=brain,
         total_field=total_field,
@@ -214,11 +111,155 @@ def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None
         mask=mask,
         unwrapped_phase=unwrapped,
         r2star=r2star,
-        seconds=seconds,
-        notes=tuple(notes),
-        warnings=tuple(warnings),
+        seconds=record.seconds,
+        notes=tuple(record.notes),
+        warnings=tuple(record.warnings),
         findings=tuple(findings),
     )
+
+
+def _chosen(plan: Plan) -> Chosen:
+    chosen = Chosen(
+        mask=methods.find(plan.mask, "mask"),
+        unwrap=methods.find(plan.unwrap, "unwrap"),
+        combination=methods.find(plan.combination, "combination"),
+        relaxation=methods.find("r2star", "relaxation"),
+        background=methods.find(plan.background, *methods.TO_LOCAL_FIELD),
+        inversion=methods.find(plan.inversion, *methods.TO_CHI),
+    )
+    if plan.two_pass and (chosen.background.stage, chosen.inversion.stage) != ("background", "inversion"):
+        raise InputError(
+            "two passes need a background removal from the total field and an inversion of the local field, got "
+            f"{chosen.background.label} and {chosen.inversion.label}"
+        )
+    return chosen
+
+
+def _brain(scan: Scan, plan: Plan, chosen: Chosen, record: Record) -> Mask:
+    """The user's mask or the package's, eroded if asked."""
+    if scan.mask is not None:
+        brain = scan.mask
+        record.notes.append("The mask is the user's.")
+    else:
+        arguments = (scan.phase, scan.magnitude, scan.echo_times, scan.voxel_size)
+        brain = methods.call(chosen.mask, plan.settings, *arguments)
+        record.notes.append("The mask was made from magnitude and phase quality.")
+    if plan.erosion > 0:
+        brain = erode(brain, plan.erosion, scan.voxel_size)
+        record.notes.append(f"The mask was eroded by {plan.erosion:g} mm before anything else, as asked.")
+        if not brain.any():
+            raise InputError(f"nothing of the mask is left after an erosion by {plan.erosion:g} mm")
+    if scan.magnitude is not None and not scan.magnitude[:, brain].any():
+        raise InputError("the magnitude is zero everywhere in the mask: do the two belong together?")
+    return brain
+
+
+def _without_offsets(scan: Scan, brain: Mask, record: Record) -> Tensor:
+    """The phase (echo, x, y, z) without what does not grow with echo time, as far as several echoes tell."""
+    phase = scan.phase
+    if len(scan.echo_times) > 1:
+        readout = echoes.readout_phase(phase, scan.magnitude, brain, scan.echo_times, scan.voxel_size)
+        if readout is not None:
+            phase = echoes.without_readout_phase(phase, readout)
+            record.notes.append(
+                "Even and odd echoes were read in opposite directions; the phase by which they differed, up to "
+                f"{float(readout[brain].abs().max()):.1f} rad, was estimated and removed."
+            )
+        offset = echoes.phase_offset(phase, scan.magnitude, brain, scan.echo_times, scan.voxel_size)
+        phase = wrap(phase - offset)
+        record.notes.append("A smooth phase offset common to all echoes was estimated and removed.")
+    elif not scan.phase_difference:
+        record.warnings.append(
+            "There is one echo: the part of the phase that does not grow with echo time (coils, eddy "
+            "currents) cannot be told from field, and background removal has to take it out."
+        )
+    return phase
+
+
+def _total_field(
+    scan: Scan, unwrapped: Tensor, brain: Mask, plan: Plan, chosen: Chosen, record: Record
+) -> tuple[Volume, Volume, Mask, Mask]:
+    """Total field [ppm], its noise, the mask that is left, and those of its voxels in which the field is a guess."""
+    arguments = (unwrapped, scan.magnitude, brain, scan.echo_times, scan.field_strength)
+    total_field, noise = methods.call(chosen.combination, plan.settings, *arguments)
+    limit = plan.noise_limit_for(own_mask=scan.mask is None)
+    if limit is not None:
+        reliable = drop_noisy(brain, noise, limit)
+        lost = 1 - float(reliable.sum() / brain.sum())
+        brain, total_field = reliable, total_field * reliable
+        noise = noise.masked_fill(~reliable, torch.inf)
+        record.notes.append(
+            f"Of that mask, {100 * lost:.1f} % of the voxels were given up: their field is more than "
+            f"{limit:g} times as noisy as the median."
+        )
+    unknown = brain & torch.isinf(noise)
+    if unknown.any():
+        total_field = from_around(total_field, unknown, brain)
+        record.notes.append(
+            f"In {int(unknown.sum())} voxels of that mask the echoes contradict each other or hold no signal: the "
+            "field was taken from around them, and they are not in the mask in which chi is valid."
+        )
+    return total_field, noise, brain, unknown
+
+
+def _local_field_and_chi(
+    scan: Scan,
+    phase: Tensor,
+    total_field: Volume,
+    noise: Volume,
+    brain: Mask,
+    plan: Plan,
+    chosen: Chosen,
+    record: Record,
+) -> tuple[Volume, Volume, Mask]:
+    """Local field and chi [ppm], and the mask in which they are valid, from the stage at which the method begins."""
+    background, to_chi = chosen.background, chosen.inversion
+    where = scan.voxel_size, scan.b0_direction
+    measured = (phase, scan.magnitude, brain, scan.echo_times, scan.field_strength, *where)
+    for method in (to_chi,) if to_chi.stage == "from total field" else (background, to_chi):
+        resampled = note_on_frame(method, *where, scan.shape, plan.settings)
+        if resampled is not None:
+            record.notes.append(resampled)
+    if to_chi.stage == "from total field":
+        with record.stage("inversion"):
+            chi, local_field = methods.call(to_chi, plan.settings, total_field, brain, *where)
+            record.notes.append(f"Background field and inversion are one network, {to_chi.label}.")
+        return local_field, chi, brain
+
+    def removed(inside: Mask) -> tuple[Volume, Mask]:
+        if background.stage == "background from phase":
+            return methods.call(background, plan.settings, *measured)
+        grid = DipoleModel(scan.shape, *where, padding=0).to(total_field.device)
+        known = total_field * inside, noise.masked_fill(~inside, torch.inf)
+        return methods.call(background, plan.settings, *known, inside, grid)
+
+    def inverted(field: Volume, inside: Mask) -> Volume:
+        return invert(field, inside, *where, method=plan.inversion, settings=plan.settings)
+
+    with record.stage("background removal"):
+        local_field, mask = removed(brain)
+        sure = removed(with_holes(brain, noise)) if plan.two_pass else None
+        kept = float(mask.sum() / brain.sum())
+        record.notes.append(f"Background removal kept {100 * kept:.0f} % of the mask's voxels.")
+        if kept < 0.6:
+            record.warnings.append(f"Background removal kept only {100 * kept:.0f} % of the mask's voxels.")
+    with record.stage("inversion"):
+        if to_chi.stage == "from phase":
+            chi, mask = methods.call(to_chi, plan.settings, *measured)
+            local_field = local_field * mask
+            record.notes.append(
+                f"chi comes from the wrapped phase by {to_chi.label}; the unwrapped phase and the fields had no "
+                "part in it and are there for comparison."
+            )
+        else:
+            chi = inverted(local_field, mask)
+        if sure is not None:
+            chi, holes = joined(inverted(*sure), sure[1], chi, mask)
+            record.notes.append(
+                f"chi was computed in two passes; {100 * float(holes.sum() / mask.sum()):.1f} % of its voxels, where "
+                "the field is unreliable, have that of the second, which used them."
+            )
+    return local_field, chi, mask
 
 
 def findings_of(scan: Scan, total_field: Volume, mask: Mask) -> list[Finding]:
