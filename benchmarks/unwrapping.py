@@ -55,20 +55,23 @@ def best_path_in_time(phase: Tensor, scan: Scan, mask: Tensor) -> Tensor:
     return torch.stack(echoes) * mask
 
 
+def niimath_program() -> str | None:
+    return shutil.which("niimath", path=str(Path(sys.executable).parent)) or shutil.which("niimath")
+
+
 def niimath(phase: Tensor, scan: Scan, mask: Tensor) -> Tensor:
     assert scan.magnitude is not None
-    program = shutil.which("niimath", path=str(Path(sys.executable).parent)) or shutil.which("niimath")
     with tempfile.TemporaryDirectory() as folder:
         volumes = {"phase": phase, "magnitude": scan.magnitude, "mask": mask[None].float()}
         for name, volume in volumes.items():
             data = np.moveaxis(volume.numpy(), 0, -1).squeeze()
             nib.save(nib.Nifti1Image(data, np.diag([*scan.voxel_size, 1])), f"{folder}/{name}.nii")
         times = ",".join(f"{1000 * value:g}" for value in scan.echo_times)
-        command = [str(program), "phase.nii", "-romeo", "magnitude.nii", "-t", times, "-k", "mask.nii"]
+        command = [str(niimath_program()), "phase.nii", "-romeo", "magnitude.nii", "-t", times, "-k", "mask.nii"]
         command += ["-no-phase-rescale", "result.nii", "-odt", "float"]
         subprocess.run(command, cwd=folder, check=True, capture_output=True, env={"FSLOUTPUTTYPE": "NIFTI"})
         data = np.asarray(nib.load(f"{folder}/result.nii").dataobj, dtype=np.float32)
-    return torch.from_numpy(np.moveaxis(data, -1, 0).copy())
+    return torch.from_numpy(np.moveaxis(data.reshape(*mask.shape, -1), -1, 0).copy())
 
 
 def without_offset(unwrap: Unwrap) -> Unwrap:
@@ -101,7 +104,7 @@ def main() -> None:
         "scikit-image": best_path,
         "scikit-image, time": best_path_in_time,
     }
-    if shutil.which("niimath", path=str(Path(sys.executable).parent)) or shutil.which("niimath"):
+    if niimath_program():
         table |= {"niimath": niimath, "niimath, offset off": without_offset(niimath)}
     head = built_in_head(tuple(options.shape), tuple(options.voxel_size))
     mask = head.mask

@@ -4,6 +4,7 @@ import torch
 from chimap.linalg import (
     bounding_box,
     conjugate_gradient,
+    crop,
     divergence,
     dot,
     fast_shape,
@@ -31,6 +32,12 @@ def test_the_fft_diagonalises_the_laplacian(shape):
     expected = -divergence(gradient(volume, VOXEL), VOXEL)
     found = irfft(rfft(volume) * laplacian_spectrum(shape, VOXEL), shape)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 10, 12), (7, 9, 11)])
+def test_an_inverse_transform_of_what_is_kept_is_the_whole_one_cropped(shape):
+    spectrum = rfft(torch.randn(2, *shape, dtype=torch.float64))
+    torch.testing.assert_close(irfft(spectrum, shape, (5, 9, 4)), crop(irfft(spectrum, shape), (5, 9, 4)))
 
 
 def test_gradient_of_a_ramp_is_its_slope_per_millimetre():

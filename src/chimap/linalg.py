@@ -51,9 +51,17 @@ def rfft(volume: Volume, shape: Sequence[int] | None = None) -> Tensor:
     return torch.fft.rfftn(volume, s=None if shape is None else tuple(shape), dim=SPACE)
 
 
-def irfft(spectrum: Tensor, shape: Sequence[int]) -> Volume:
-    """Inverse of `rfft` on a grid of `shape`; needed because a half spectrum does not tell odd from even."""
-    return torch.fft.irfftn(spectrum, s=tuple(shape), dim=SPACE)
+def irfft(spectrum: Tensor, shape: Sequence[int], kept: Sequence[int] | None = None) -> Tensor:
+    """Inverse of `rfft` on a grid of `shape`; needed because a half spectrum does not tell odd from even.
+
+    Of a padded grid only the first `kept` voxels of each axis are computed: less than half the work for a doubled one.
+    """
+    if kept is None or tuple(kept) == tuple(shape):
+        return torch.fft.irfftn(spectrum, s=tuple(shape), dim=SPACE)
+    x, y, z = kept
+    planes = torch.fft.ifft(spectrum, dim=-3)[..., :x, :, :]
+    lines = torch.fft.ifft(planes, dim=-2)[..., :y, :]
+    return torch.fft.irfft(lines, n=shape[2], dim=-1)[..., :z]
 
 
 def fast_shape(shape: Sequence[int]) -> Shape:
@@ -77,9 +85,9 @@ def bounding_box(mask: Tensor, margin: Sequence[int] = (0, 0, 0)) -> tuple[slice
         InputError: The mask is empty.
     """
     slices = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        (inside,) = torch.nonzero(mask.any(dim=others), as_tuple=True)
+    plane = mask.any(dim=0)
+    for axis, line in enumerate((mask.any(dim=2).any(dim=1), plane.any(dim=1), plane.any(dim=0))):
+        (inside,) = torch.nonzero(line, as_tuple=True)
         if inside.numel() == 0:
             raise InputError("the mask is empty")
         low = max(int(inside[0]) - margin[axis], 0)
@@ -138,11 +146,11 @@ def conjugate_gradient(
             break
         mapped = operator(direction)
         step = energy / dot(direction, mapped).clamp_min(tiny)
-        x += step * direction
-        residual -= step * mapped
+        x.addcmul_(step, direction)
+        residual.addcmul_(step, mapped, value=-1)
         sloped = residual if precondition is None else precondition(residual)
         previous, energy = energy, dot(residual, sloped)
-        direction = sloped + (energy / previous.clamp_min(tiny)) * direction
+        direction = torch.addcmul(sloped, energy / previous.clamp_min(tiny), direction)
     return x
 
 

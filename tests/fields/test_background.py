@@ -3,7 +3,7 @@ import torch
 
 from chimap.errors import InputError
 from chimap.fields.background import ismv, lbv, pdf, resharp, sharp, vsharp
-from chimap.linalg import along_axis, irfft
+from chimap.linalg import along_axis, irfft, rfft
 from chimap.physics.dipole import DipoleModel
 from chimap.physics.mean_value import sphere_spectrum
 
@@ -72,6 +72,15 @@ def test_sphere_sums_to_one_and_has_its_radius():
     assert float(sphere.max()) == pytest.approx(2 / (4 / 3 * torch.pi * 6**3), rel=0.08)  # voxel over volume
     assert sphere[0, 0, 4] < 1e-6 < sphere[0, 0, 2]  # 8 mm and 4 mm from the centre
     assert sphere[7, 0, 0] < 1e-6 < sphere[5, 0, 0]
+
+
+def test_spectrum_of_a_sphere_is_its_transform():
+    spectrum = sphere_spectrum((12, 15, 14), (0.8, 1.0, 2.0), 4.0, like=torch.zeros(1, dtype=torch.float64))
+    transform = rfft(irfft(spectrum, (12, 15, 14)))
+    torch.testing.assert_close(transform.real, spectrum)
+    assert transform.imag.abs().max() < 1e-12
+    # the whole sphere is longer than half of the grid along x, where it wraps
+    assert sphere_spectrum((6, 15, 14), (0.8, 1.0, 2.0), 4.0, like=spectrum)[0, 0, 0] == pytest.approx(1)
 
 
 def test_long_voxels_do_not_make_a_sphere_long():

@@ -1,11 +1,13 @@
 """Background and chi in turns: better than sources outside alone, on any grid and direction of B0."""
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from chimap.errors import InputError
 from chimap.fields.background import pdf
-from chimap.inversion.total_field import pdf_tv
+from chimap.inversion.total_field import _deeper_than, _smoothed, pdf_tv
 from chimap.physics.dipole import DipoleModel
 
 
@@ -71,3 +73,13 @@ def test_masks_without_room_are_refused():
     thin[20] = True
     with pytest.raises(InputError, match="no sphere of 2 mm fits"):
         pdf_tv(total, None, thin, dipole)
+
+
+def test_depth_and_smoothing_are_those_of_scipy():
+    generator = np.random.default_rng(1)
+    inside = np.pad(ndimage.gaussian_filter(generator.normal(size=(30, 34, 18)), 4) > -0.02, 1)
+    depth = np.asarray(ndimage.distance_transform_edt(inside, sampling=(0.9, 1.1, 1.7)))
+    assert (_deeper_than(3.0, inside, (0.9, 1.1, 1.7)) == (depth > 3.0)).all()
+    volumes = generator.normal(size=(2, 20, 14, 9)).astype(np.float32)
+    expected = [ndimage.gaussian_filter(volume, (3.0, 4.0, 6.0)) for volume in volumes]
+    np.testing.assert_allclose(_smoothed(volumes, (3.0, 4.0, 6.0)), expected, atol=1e-6)

@@ -245,13 +245,13 @@ def resharp(
     shape = padded_shape(field.shape, dipole.voxel_size, radius)
     sphere = sphere_spectrum(shape, dipole.voxel_size, radius, like=field)
 
-    valid = crop(irfft(rfft(inside.to(field.dtype), shape) * sphere, shape), field.shape) > 1 - 1e-4
+    valid = irfft(rfft(inside.to(field.dtype), shape) * sphere, shape, field.shape) > 1 - 1e-4
     valid &= inside
     if not valid.any():
         raise InputError(f"no sphere of {radius:g} mm fits into the mask of {int(mask.sum())} voxels")
 
     def filtered(volume: Volume) -> Volume:
-        return crop(irfft(rfft(volume, shape) * (1 - sphere), shape), field.shape)
+        return irfft(rfft(volume, shape) * (1 - sphere), shape, field.shape)
 
     local = conjugate_gradient(
         lambda volume: filtered(valid * filtered(volume)) + regularisation * volume,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from chimap.arrays import Mask, Volume
-from chimap.linalg import crop, irfft, laplacian_spectrum, rfft
+from chimap.linalg import irfft, laplacian_spectrum, rfft
 from chimap.physics.dipole import DipoleModel
 
 
@@ -111,7 +111,7 @@ def l2_gradient(local_field: Volume, mask: Mask, dipole: DipoleModel, *, regular
 def _filter(local_field: Volume, mask: Mask, dipole: DipoleModel, inverse: Tensor) -> Volume:
     spectrum = rfft(local_field * mask, dipole.padded_shape)
     spectrum *= inverse
-    return crop(irfft(spectrum, dipole.padded_shape), dipole.shape) * mask
+    return irfft(spectrum, dipole.padded_shape, dipole.shape) * mask
 
 
 def _mean_over_full_spectrum(half: Tensor, dipole: DipoleModel) -> Tensor:

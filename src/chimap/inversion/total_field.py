@@ -1,6 +1,7 @@
 """Background and chi together, from the total field."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -105,13 +106,13 @@ def _trusted(mask: Mask, noise: Volume, voxel_size: Triple, limit: float) -> Mas
     box = bounding_box(mask)
     inside = np.pad(mask[box].numpy(force=True), 1)
     level = np.pad(noise[box].clamp(1e-30, 1e30).log().numpy(force=True), 1)
-    depth = np.asarray(ndimage.distance_transform_edt(inside, sampling=voxel_size))
-    deep = (depth > DEEP) if (depth > DEEP).any() else inside
+    deep = _deeper_than(DEEP, inside, voxel_size)
+    deep = deep if deep.any() else inside
     # a voxel without signal must not speak for others
     level = np.minimum(level, np.median(level[deep]) + math.log(10))
-    width = [AROUND / size for size in voxel_size]
-    share = ndimage.gaussian_filter(deep.astype(level.dtype), width) + 1e-6
-    around = (ndimage.gaussian_filter(deep * level, width) + 1e-6 * np.median(level[deep])) / share
+    volumes = np.stack([deep, deep * level]).astype(level.dtype)
+    share, around = _smoothed(volumes, [AROUND / size for size in voxel_size])
+    around = (around + 1e-6 * np.median(level[deep])) / (share + 1e-6)
     parts = np.empty(inside.shape, dtype=np.int32)
     ndimage.label(inside & (level - around <= math.log(limit)), output=parts)
     sizes = np.bincount(parts.ravel())
@@ -120,6 +121,28 @@ def _trusted(mask: Mask, noise: Volume, voxel_size: Triple, limit: float) -> Mas
     result = torch.zeros_like(mask)
     result[box] = torch.from_numpy(kept[1:-1, 1:-1, 1:-1]).to(mask.device)
     return result
+
+
+def _deeper_than(depth: float, inside: np.ndarray, voxel_size: Triple) -> np.ndarray:
+    """Voxels of a mask (x, y, z) farther than `depth` [mm] from all outside, whose exact distance costs more."""
+    square = torch.where(torch.from_numpy(inside), torch.inf, 0)
+    for axis, size in enumerate(voxel_size):
+        nearest, n = square.clone(), square.shape[axis]
+        for shift in range(1, min(math.ceil(depth / size) + 1, n)):
+            farther = square + (shift * size) ** 2
+            for here, there in ((0, shift), (shift, 0)):
+                part = nearest.narrow(axis, here, n - shift)
+                torch.minimum(part, farther.narrow(axis, there, n - shift), out=part)
+        square = nearest
+    return (square > (depth * (1 + 1e-6)) ** 2).numpy()  # a hair more, so that rounding decides no tie
+
+
+def _smoothed(volumes: np.ndarray, widths: Sequence[float]) -> np.ndarray:
+    """`ndimage.gaussian_filter` of volumes (n, x, y, z) as products with matrices: for wide filters much faster."""
+    for width in reversed(widths):
+        kernel = ndimage.gaussian_filter1d(np.eye(volumes.shape[-1], dtype=volumes.dtype), width, axis=0)
+        volumes = np.moveaxis(volumes @ kernel.T, -1, 1)  # the next axis comes last
+    return volumes
 
 
 def _rounds(

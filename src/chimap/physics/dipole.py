@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from chimap.arrays import Shape, Triple, Volume
-from chimap.linalg import along_axis, crop, fast_shape, irfft, rfft
+from chimap.linalg import along_axis, fast_shape, irfft, rfft
 
 
 def dipole_kernel(
@@ -188,7 +188,7 @@ class DipoleModel(nn.Module):
         """Field [ppm] of a susceptibility map [ppm]. Same shape, (*batch, x, y, z)."""
         if tuple(chi.shape[-3:]) != self.shape:
             raise ValueError(f"the volume has shape {tuple(chi.shape)}, this dipole model is for {self.shape}")
-        return crop(irfft(rfft(chi, self.padded_shape) * self.spectrum, self.padded_shape), self.shape)
+        return irfft(rfft(chi, self.padded_shape) * self.spectrum, self.padded_shape, self.shape)
 
     def adjoint(self, field: Volume) -> Volume:
         """Adjoint of `forward`, [ppm] to [ppm]. D is real and even, and cropping is the adjoint of padding."""

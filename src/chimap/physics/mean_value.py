@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from chimap.arrays import Mask, Shape, Triple, Volume
-from chimap.linalg import along_axis, conjugate_gradient, crop, fast_shape, irfft, rfft
+from chimap.linalg import along_axis, conjugate_gradient, fast_shape, irfft, rfft
 
 
 def sharp_field(
@@ -34,24 +34,24 @@ def sharp_field(
     """
     grid = field.shape
     shape = padded_shape(grid, voxel_size, radii[0])
-    field_spectrum, mask_spectrum = rfft(field, shape), rfft(inside.to(field.dtype), shape)
-    filtered = torch.zeros_like(field)
-    covered = torch.zeros_like(inside)
+    spectra = rfft(torch.stack([field, inside.to(field.dtype)]), shape)
+    means = torch.zeros_like(field)
+    left = inside.clone()
     largest_kernel = None
     for radius in radii:
         sphere = sphere_spectrum(shape, voxel_size, radius, like=field)
-        fits = crop(irfft(mask_spectrum * sphere, shape), grid) > 1 - 1e-4
-        fits &= inside & ~covered
+        mean, share = irfft(spectra * sphere, shape, grid)
+        fits = (share > 1 - 1e-4) & left
         if not fits.any():
             continue
         largest_kernel = 1 - sphere if largest_kernel is None else largest_kernel
-        local = field - crop(irfft(field_spectrum * sphere, shape), grid)
-        filtered = torch.where(fits, local, filtered)
-        covered |= fits
+        means = torch.where(fits, mean, means)
+        left ^= fits
+    covered = inside & ~left
     if largest_kernel is None:
-        return filtered, covered
+        return means, covered
     inverse = torch.where(largest_kernel.abs() > threshold, largest_kernel.reciprocal(), 0)
-    return crop(irfft(rfft(filtered, shape) * inverse, shape), grid) * covered, covered
+    return irfft(rfft((field - means) * covered, shape) * inverse, shape, grid) * covered, covered
 
 
 def harmonic_inside(
@@ -88,7 +88,7 @@ def harmonic_inside(
     sphere = sphere_spectrum(shape, voxel_size, radius, like=field)
 
     def mean(volume: Volume) -> Volume:
-        return crop(irfft(rfft(volume, shape) * sphere, shape), field.shape)
+        return irfft(rfft(volume, shape) * sphere, shape, field.shape)
 
     inner = mask & (mean(mask.to(field.dtype)) > 1 - 1e-4)
     harmonic = conjugate_gradient(
@@ -120,28 +120,34 @@ def sphere_spectrum(shape: tuple[int, int, int], voxel_size: Triple, radius: flo
     """
     samples = 4
     sub = (torch.arange(samples, dtype=torch.float64) + 0.5) / samples - 0.5
-    reach = [min(math.ceil(radius / size + 0.5), (n - 1) // 2) for size, n in zip(voxel_size, shape, strict=True)]
-    squares = []
-    for axis, (extent, size) in enumerate(zip(reach, voxel_size, strict=True)):
-        centre = torch.arange(-extent, extent + 1, dtype=torch.float64)
+    # one octant is enough; what is off a middle plane counts for its mirror image, too
+    squares, images = [], []
+    for axis, (n, size) in enumerate(zip(shape, voxel_size, strict=True)):
+        centre = torch.arange(min(math.ceil(radius / size + 0.5), (n - 1) // 2) + 1, dtype=torch.float64)
         view = [1] * 6
-        view[axis], view[axis + 3] = 2 * extent + 1, samples
+        view[axis], view[axis + 3] = len(centre), samples
         squares.append(((centre[:, None] + sub) * size).square().reshape(view))
+        images.append(along_axis((centre > 0) + 1, axis))
     share = (squares[0] + squares[1] + squares[2] <= radius**2).double().mean(dim=(3, 4, 5))
-    share = _round(share / share.sum(), voxel_size)
-    sphere = torch.zeros(shape, dtype=like.dtype, device=like.device)
-    sphere[: share.shape[0], : share.shape[1], : share.shape[2]] = share.to(like)
-    return rfft(sphere.roll([-extent for extent in reach], (0, 1, 2))).real.contiguous()
+    share *= images[0] * images[1] * images[2]
+    spectrum = _round(share / share.sum(), voxel_size).to(like)
+    # an even kernel of few voxels: three products with cosines cost less than a transform of the whole grid
+    for axis, n in enumerate(shape):
+        waves = torch.arange(n // 2 + 1 if axis == 2 else n, dtype=torch.float64)
+        places = torch.arange(spectrum.shape[0], dtype=torch.float64)
+        cosine = torch.cos(2 * math.pi / n * places[:, None] * waves).to(like)
+        spectrum = torch.einsum("abc,ak->bck", spectrum, cosine)  # the axis goes, its frequencies come last
+    return spectrum
 
 
 def _round(sphere: Tensor, voxel_size: Triple) -> Tensor:
-    """A sphere of few voxels, (odd x, y, z), with its second moments along the axes made equal to the smallest.
+    """An octant of a sphere of few voxels with its second moments along the axes made equal to the smallest.
 
     Long voxels make it longer along their axis, and a harmonic field that grows along one axis and falls along another
     would no longer equal its mean. Weights are multiplied by exp(-a x^2), with a for each axis by Newton's method.
     """
     squares = [
-        along_axis(((torch.arange(n, dtype=sphere.dtype) - n // 2) * size).square(), axis)
+        along_axis((torch.arange(n, dtype=sphere.dtype) * size).square(), axis)
         for axis, (n, size) in enumerate(zip(sphere.shape, voxel_size, strict=True))
     ]
     goal = min(float((sphere * square).sum()) for square in squares)
