@@ -21,7 +21,7 @@ from chimap.linalg import (
     rfft,
 )
 from chimap.physics.dipole import DipoleModel
-from chimap.physics.mean_value import harmonic_inside, padded_shape, sharp_field, sphere_spectrum
+from chimap.physics.mean_value import harmonic_inside, sharp_field, sphere_mean, where_whole
 from chimap.physics.shim import shim_field
 from chimap.physics.sources_around import SourcesAround
 
@@ -67,8 +67,6 @@ def vsharp(
     steps = torch.linspace(max(largest_radius, smallest), smallest, max(radii, 1)).tolist()
     box = bounding_box(mask)
     local, covered = sharp_field(total_field[box] * mask[box], mask[box], voxel_size, steps, threshold=threshold)
-    if not covered.any():
-        raise InputError(f"no sphere of {smallest:g} mm fits into the mask of {int(mask.sum())} voxels")
     return _place(local, box, total_field), _place(covered, box, mask)
 
 
@@ -143,8 +141,6 @@ def ismv(
     background, valid = harmonic_inside(
         field, mask[box], dipole.voxel_size, radius, iterations=iterations, tolerance=tolerance
     )
-    if not valid.any():
-        raise InputError(f"no sphere of {radius:g} mm fits into the mask of {int(mask.sum())} voxels")
     return _place((field - background) * valid, box, total_field), _place(valid, box, mask)
 
 
@@ -241,17 +237,12 @@ def resharp(
     """
     radius = max(radius, max(dipole.voxel_size))
     box = bounding_box(mask)
-    inside, field = mask[box], total_field[box] * mask[box]
-    shape = padded_shape(field.shape, dipole.voxel_size, radius)
-    sphere = sphere_spectrum(shape, dipole.voxel_size, radius, like=field)
-
-    valid = irfft(rfft(inside.to(field.dtype), shape) * sphere, shape, field.shape) > 1 - 1e-4
-    valid &= inside
-    if not valid.any():
-        raise InputError(f"no sphere of {radius:g} mm fits into the mask of {int(mask.sum())} voxels")
+    field = total_field[box] * mask[box]
+    mean = sphere_mean(field, dipole.voxel_size, radius)
+    valid = where_whole(mean, mask[box], radius)
 
     def filtered(volume: Volume) -> Volume:
-        return irfft(rfft(volume, shape) * (1 - sphere), shape, field.shape)
+        return volume - mean(volume)
 
     local = conjugate_gradient(
         lambda volume: filtered(valid * filtered(volume)) + regularisation * volume,

@@ -10,7 +10,6 @@ from scipy import ndimage
 from torch import Tensor
 
 from chimap.arrays import Mask, Shape, Triple, Volume
-from chimap.errors import InputError
 from chimap.inversion.total_variation import total_variation
 from chimap.linalg import block_mean, bounding_box
 from chimap.physics.dipole import DipoleModel
@@ -91,11 +90,7 @@ def pdf_tv(
     x, y, z = (max(round(coarse / length), 1) for length in size)
     at_rim, start = _rounds(field, weight, inside, size, dipole.b0_direction, (x, y, z), rounds, regularisation)
     radius = max(RADIUS, *size)
-    background, inner = harmonic_inside(
-        (field - at_rim) * inside, inside, size, radius, start=start, iterations=iterations
-    )
-    if not inner.any():
-        raise InputError(f"no sphere of {radius:g} mm fits into the mask of {int(mask.sum())} voxels")
+    background, _ = harmonic_inside((field - at_rim) * inside, inside, size, radius, start=start, iterations=iterations)
     local = torch.zeros_like(total_field)
     local[box] = (field - background) * inside
     return local, mask

@@ -1,13 +1,17 @@
 """The mean-value property: a harmonic field equals its mean over any sphere, so what differs from the mean is local."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from chimap.arrays import Mask, Shape, Triple, Volume
+from chimap.errors import InputError
 from chimap.linalg import along_axis, conjugate_gradient, fast_shape, irfft, rfft
+
+WHOLE = 1 - 1e-4
+"""Share of a sphere from which on it counts as lying in a mask: transforms round."""
 
 
 def sharp_field(
@@ -27,7 +31,10 @@ def sharp_field(
 
     Returns:
         Same unit as the field, zero outside the second result: the voxels in whose smallest sphere every field value
-        was known. It is empty if no sphere fits.
+        was known.
+
+    Raises:
+        InputError: No sphere fits into the mask.
 
     References:
         Wu et al. 2012, doi:10.1002/mrm.23000; SHARP: Schweser et al. 2011, doi:10.1016/j.neuroimage.2010.10.070.
@@ -41,7 +48,7 @@ def sharp_field(
     for radius in radii:
         sphere = sphere_spectrum(shape, voxel_size, radius, like=field)
         mean, share = irfft(spectra * sphere, shape, grid)
-        fits = (share > 1 - 1e-4) & left
+        fits = (share > WHOLE) & left
         if not fits.any():
             continue
         largest_kernel = 1 - sphere if largest_kernel is None else largest_kernel
@@ -49,7 +56,7 @@ def sharp_field(
         left ^= fits
     covered = inside & ~left
     if largest_kernel is None:
-        return means, covered
+        raise _none_fits(radii[-1], inside)
     inverse = torch.where(largest_kernel.abs() > threshold, largest_kernel.reciprocal(), 0)
     return irfft(rfft((field - means) * covered, shape) * inverse, shape, grid) * covered, covered
 
@@ -79,18 +86,16 @@ def harmonic_inside(
         tolerance: Stop once the residual has shrunk by this factor.
 
     Returns:
-        b, zero outside the mask, and M: the voxels whose whole sphere lies in the mask. It is empty if none fits.
+        b, zero outside the mask, and M: the voxels whose whole sphere lies in the mask.
+
+    Raises:
+        InputError: The sphere fits nowhere into the mask.
 
     References:
         Wen et al. 2014, doi:10.1002/mrm.24998.
     """
-    shape = padded_shape(field.shape, voxel_size, radius)
-    sphere = sphere_spectrum(shape, voxel_size, radius, like=field)
-
-    def mean(volume: Volume) -> Volume:
-        return irfft(rfft(volume, shape) * sphere, shape, field.shape)
-
-    inner = mask & (mean(mask.to(field.dtype)) > 1 - 1e-4)
+    mean = sphere_mean(field, voxel_size, radius)
+    inner = where_whole(mean, mask, radius)
     harmonic = conjugate_gradient(
         lambda volume: volume - inner * mean(volume),
         inner * mean(field * ~inner),
@@ -99,6 +104,29 @@ def harmonic_inside(
         tolerance=tolerance,
     )
     return torch.where(inner, harmonic, field), inner
+
+
+def sphere_mean(like: Volume, voxel_size: Triple, radius: float) -> Callable[[Tensor], Tensor]:
+    """The mean over spheres of `radius` [mm], of volumes on one grid; beyond it they are zero."""
+    shape = padded_shape(like.shape, voxel_size, radius)
+    sphere = sphere_spectrum(shape, voxel_size, radius, like=like)
+    return lambda volume: irfft(rfft(volume.to(like), shape) * sphere, shape, like.shape)
+
+
+def where_whole(mean: Callable[[Tensor], Tensor], mask: Mask, radius: float) -> Mask:
+    """Voxels whose whole sphere lies in a mask, by their mean over spheres.
+
+    Raises:
+        InputError: There is none.
+    """
+    inner = mask & (mean(mask) > WHOLE)
+    if not inner.any():
+        raise _none_fits(radius, mask)
+    return inner
+
+
+def _none_fits(radius: float, mask: Mask) -> InputError:
+    return InputError(f"no sphere of {radius:g} mm fits into the mask of {int(mask.sum())} voxels")
 
 
 def padded_shape(grid: Sequence[int], voxel_size: Triple, padding: float) -> Shape:
