@@ -22,6 +22,7 @@ tried. Columns: acquisitions, share in which the check that should speak did [%]
 import argparse
 import math
 import random
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -191,6 +192,8 @@ def main() -> None:
     tried, found, alarms = Counter(), Counter(), Counter()
     for seed in range(options.seed, options.seed + options.clean):
         one = acquisition(people, seed)
+        if (seed - options.seed) % 50 == 0:
+            print(f"{seed - options.seed} of {options.clean}", file=sys.stderr)
         clean = pipeline.findings_of(one.scan, one.total_field, one.mask)
         tried["none"] += 1
         alarms["none"] += any(finding.doubtful for finding in clean)

@@ -169,15 +169,16 @@ def missing_slices(magnitude: Echoes, *, dark: float = 0.8, step: float = 1.2) -
     return Finding("slices", text + ".", doubtful)
 
 
-def ghosts(magnitude: Volume, voxel_size: Triple, *, limit: float = 1.25) -> Finding | None:
-    """Whether the air beside the head is brighter along x than along y or vice versa, as ghosts of a moving head are.
+def ghosts(magnitude: Volume, voxel_size: Triple, *, limit: float = 1.35) -> Finding | None:
+    """Whether air beside the head is brighter along x than along y or vice versa, as ghosts of a moving head make it.
 
-    They appear along the direction of the slow phase encoding, which lies within the slices.
+    They appear along the direction of the slow phase encoding, which lies within the slices. Air is compared at the
+    same distance from the head, as some combinations of coils darken what is far from it.
 
     Args:
         magnitude: Of one echo, (x, y, z), slices along z.
         voxel_size: [mm].
-        limit: Of the ratio between axes, each having the median of the air in the head's shadow over the air beside.
+        limit: Of the ratio between air in the head's shadow along one axis only and along the other one only.
 
     Returns:
         None where there is no air to compare, or its noise was set to zero.
@@ -188,19 +189,23 @@ def ghosts(magnitude: Volume, voxel_size: Triple, *, limit: float = 1.25) -> Fin
     head = (volume > 0.15 * bright).numpy(force=True)
     head = np.asarray(ndimage.binary_closing(ndimage.binary_opening(head), iterations=3), dtype=bool)
     spacing = [size * step for size, step in zip(voxel_size, steps, strict=True)]
-    distance = np.asarray(ndimage.distance_transform_edt(np.logical_not(head), sampling=spacing))
-    air = torch.from_numpy(distance > AIR).to(volume.device)
-    ratios = {}
-    for axis, name in enumerate("xy"):
-        shadow = (~air).any(dim=axis, keepdim=True).expand_as(air)
-        over, beside = volume[air & shadow], volume[air & ~shadow]
-        if min(len(over), len(beside)) >= 300 and float(beside.median()) > 0:
-            ratios[name] = float(over.median() / beside.median())
-    if len(ratios) < 2 or min(ratios.values()) <= 0:
+    distance = torch.from_numpy(np.asarray(ndimage.distance_transform_edt(np.logical_not(head), sampling=spacing)))
+    distance = distance.to(volume)
+    along_x, along_y = ((distance <= AIR).any(dim=axis, keepdim=True).expand_as(distance) for axis in (0, 1))
+    total, count = 0.0, 0
+    for nearest in torch.arange(AIR, 60.0, 5.0).tolist():
+        ring = (distance > nearest) & (distance <= nearest + 5)
+        one, other = volume[ring & along_x & ~along_y], volume[ring & along_y & ~along_x]
+        number = min(len(one), len(other))
+        if number >= 200 and min(float(one.median()), float(other.median())) > 0:
+            total += number * math.log(float(one.median() / other.median()))
+            count += number
+    if not count:
         return None
-    (least, low), (axis, high) = sorted(ratios.items(), key=lambda one: one[1])
-    doubtful = high / low > limit
-    text = f"Air in the head's shadow along {axis} is {high:.2f} times as bright as beside it, along {least} {low:.2f}"
+    ratio = math.exp(abs(total) / count)
+    axis, across = ("x", "y") if total > 0 else ("y", "x")
+    doubtful = ratio > limit
+    text = f"Air beside the head along {axis} is {ratio:.2f} times as bright as along {across} at the same distance"
     if doubtful:
         text += f": there are ghosts along {axis}, as from motion or flow"
     return Finding("ghosts", text + ".", doubtful)
