@@ -35,6 +35,7 @@ BEND_STEP = 0.0015
 """and changes of these gradients [ppm/mm^2]."""
 RELAXATION = 1.8
 CHECK_EVERY = 5
+EQUATION = 5.0
 
 
 def tgv(
@@ -46,9 +47,9 @@ def tgv(
     voxel_size: Triple,
     b0_direction: Triple,
     *,
-    gradient_penalty: float = 5e-5,
-    bend_penalty: float = 1.5e-4,
-    iterations: int = 150,
+    gradient_penalty: float = 2e-4,
+    bend_penalty: float = 6e-4,
+    iterations: int = 100,
     tolerance: float = 2e-3,
 ) -> tuple[Volume, Mask]:
     r"""Minimise 1/2 |psi|^2 + alpha1 |grad chi - w|_1 + alpha0 |E w|_1 over chi, psi and w, subject to
@@ -69,11 +70,12 @@ def tgv(
         field_strength: [T].
         voxel_size: [mm].
         b0_direction: b, in voxel axes.
-        gradient_penalty: alpha1 [ppm mm].
-        bend_penalty: alpha0 [ppm mm^2]; published three times alpha1 in these units.
+        gradient_penalty: alpha1 [ppm mm]. Published is 5e-4 rad mm of phase, in ppm that over the radians per ppm at the
+            echo time: less than here, but with a number of iterations that ends long before the least is reached.
+        bend_penalty: alpha0 [ppm mm^2], three times alpha1 as published.
         iterations: Most iterations.
         tolerance: Stop once chi changes by less than this share from one iteration to the next, and the equation is
-            off by less than this share of Laplace f.
+            off by less than five times this share of Laplace f.
 
     Returns:
         chi [ppm], zero outside the second result: where the equation holds.
@@ -93,7 +95,7 @@ def tgv(
     valid = inner_voxels(inside) & known
     if not valid.any():
         raise InputError(f"the mask of {int(mask.sum())} voxels is too thin: none has all its neighbours in it")
-    chi = solved(
+    chi, _ = solved(
         source,
         inside,
         valid,
@@ -169,8 +171,8 @@ def solved(
     bend_penalty: float,
     iterations: int,
     tolerance: float,
-) -> Volume:
-    """chi [ppm] on the grid of the masks for a Laplacian `source` [ppm/mm^2], which counts in `valid`.
+) -> tuple[Volume, Tensor]:
+    """chi [ppm] and w [ppm/mm], (3, x, y, z), for a Laplacian of the field, `source` [ppm/mm^2], known in `valid`.
 
     ADMM on a periodic grid, larger than the mask: box chi - Laplace psi, grad chi - w and E w are split off, so that
     chi, psi and w follow from a division for each frequency. There psi may cost outside the mask, too: no equation
@@ -185,7 +187,7 @@ def solved(
     slope, bend = gradient_penalty / GRADIENT_STEP, bend_penalty / BEND_STEP
     system = System(shape, voxel_size, b0_direction, slope=slope, bend=bend, device=source.device)
     size = torch.linalg.vector_norm(goal)
-    chi = torch.zeros(shape, dtype=source.dtype, device=source.device)
+    chi, w = torch.zeros_like(equation.target), torch.zeros_like(slopes.target)
     for iteration in range(1, iterations + 1):
         previous = chi
         chi, w, left = system.solution(equation.target, slopes.target, bends.target)
@@ -194,12 +196,15 @@ def solved(
         if looks:
             change = torch.linalg.vector_norm((chi - previous) * equation.mask)
             off = torch.linalg.vector_norm((left - goal) * equation.mask)
-            if change <= tolerance * torch.linalg.vector_norm(chi * equation.mask) and off <= tolerance * size:
+            if (
+                change <= tolerance * torch.linalg.vector_norm(chi * equation.mask)
+                and off <= EQUATION * tolerance * size
+            ):
                 break
         equation.update(left, goal)
         slopes.update(gradient(chi, voxel_size).sub_(w))
         bends.update(symmetrised_gradient(w, voxel_size))
-    return crop(chi, mask.shape)
+    return crop(chi, mask.shape), crop(w, mask.shape)
 
 
 class Split:
