@@ -35,7 +35,9 @@ BEND_STEP = 0.0015
 """and changes of these gradients [ppm/mm^2]."""
 RELAXATION = 1.8
 CHECK_EVERY = 5
+"""Iterations between two looks at whether to stop."""
 EQUATION = 5.0
+"""Misfit of the equation, in units of the tolerance, that is small enough: rim and noise take long to fit exactly."""
 
 
 def tgv(
@@ -70,8 +72,8 @@ def tgv(
         field_strength: [T].
         voxel_size: [mm].
         b0_direction: b, in voxel axes.
-        gradient_penalty: alpha1 [ppm mm]. Published is 5e-4 rad mm of phase, in ppm that over the radians per ppm at the
-            echo time: less than here, but with a number of iterations that ends long before the least is reached.
+        gradient_penalty: alpha1 [ppm mm]. Published is 5e-4 rad mm for the phase in radians, which is less at usual
+            echo times, but stopped after a fixed number of steps that smooths on its own.
         bend_penalty: alpha0 [ppm mm^2], three times alpha1 as published.
         iterations: Most iterations.
         tolerance: Stop once chi changes by less than this share from one iteration to the next, and the equation is
