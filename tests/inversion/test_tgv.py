@@ -142,6 +142,14 @@ def test_laplacian_of_the_phase_ignores_turns_and_weighs_the_echoes():
     assert not laplacian_of_field(phase, magnitude, TIMES, TESLA, size)[1][3, 4, 5]
 
 
+def test_later_echoes_may_turn_more_than_half_way_from_voxel_to_voxel():
+    x = torch.arange(12.0).reshape(12, 1, 1).expand(12, 6, 6)
+    field = 0.024 * x**2  # [ppm]: near its end the second echo turns by 3.6 rad from voxel to voxel
+    phase = torch.stack([field * radians_per_ppm(time, TESLA) for time in TIMES])
+    found, _ = laplacian_of_field(torch.atan2(phase.sin(), phase.cos()), None, TIMES, TESLA, (1.0, 1.0, 1.0))
+    torch.testing.assert_close(found[1:-1, 1:-1, 1:-1], torch.full((10, 4, 4), 0.048), rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("size", [(1.0, 1.0, 1.0), (0.8, 0.8, 2.0)], ids=["1 mm", "anisotropic"])
 def test_it_finds_chi_in_an_oblique_b0_through_a_strong_background(size):
     chi, valid, truth, mask = found(size)

@@ -34,6 +34,7 @@ GRADIENT_STEP = 0.005
 BEND_STEP = 0.0015
 """and changes of these gradients [ppm/mm^2]."""
 RELAXATION = 1.8
+TURN = 2 * math.pi
 CHECK_EVERY = 5
 """Iterations between two looks at whether to stop."""
 EQUATION = 5.0
@@ -122,20 +123,22 @@ def laplacian_of_field(
 ) -> tuple[Volume, Mask]:
     """Laplacian of the field [ppm/mm^2], (x, y, z), from wrapped differences of neighbours, and where it was measured.
 
-    It is right where neighbours are less than half a turn apart, and not at the faces of the grid.
+    Each echo's differences are put at the turn that those of the echoes before predict: it is enough that neighbours
+    are less than half a turn apart in the first one. Voxels at the faces of the grid lack neighbours.
     """
+    strengths = torch.ones_like(phase) if magnitude is None else magnitude
+    weight = (strengths * phase.new_tensor(echo_times).reshape(-1, 1, 1, 1)).square()
     total = torch.zeros_like(phase[0])
-    weights = torch.zeros_like(total)
-    for index, echo_time in enumerate(echo_times):
-        laplacian = torch.zeros_like(total)
-        for axis, size in zip((-3, -2, -1), voxel_size, strict=True):
-            step = ahead(phase[index], axis, 1.0)
-            step -= 2 * math.pi * (step / (2 * math.pi)).round()
-            laplacian += behind(step, axis, size**2)
-        strength = torch.ones_like(total) if magnitude is None else magnitude[index]
-        weight = (strength * echo_time).square()
-        total += weight * laplacian / radians_per_ppm(echo_time, field_strength)
-        weights += weight
+    for axis, size in zip((-3, -2, -1), voxel_size, strict=True):
+        rate, seen = torch.zeros_like(total), 0.0  # of the difference [rad/s]
+        for echo, echo_time, share in zip(phase, echo_times, weight, strict=True):
+            expected = rate * echo_time
+            step = ahead(echo, axis, 1.0).sub_(expected)
+            step += expected - TURN * (step / TURN).round()
+            rate = (rate * seen + step * echo_time) / (seen + echo_time**2)
+            seen += echo_time**2
+            total += share * behind(step, axis, size**2) / radians_per_ppm(echo_time, field_strength)
+    weights = weight.sum(dim=0)
     return total / weights.clamp_min(torch.finfo(weights.dtype).tiny), weights > 0
 
 
