@@ -17,17 +17,67 @@ from chimap.errors import InputError
 SPACE = (-3, -2, -1)
 
 
+def ahead(volume: Volume, axis: int, size: float) -> Volume:
+    """Forward difference along one axis of -3, -2, -1, over `size`."""
+    return volume.roll(-1, axis).sub_(volume).div_(size)
+
+
+def behind(volume: Volume, axis: int, size: float) -> Volume:
+    """Backward difference along one axis, over `size`: minus the adjoint of `ahead`."""
+    return torch.sub(volume, volume.roll(1, axis)).div_(size)
+
+
 def gradient(volume: Volume, voxel_size: Triple) -> Tensor:
     """Forward differences [1/mm], stacked before space: shape (*batch, 3, x, y, z)."""
-    parts = [(volume.roll(-1, axis) - volume) / size for axis, size in zip(SPACE, voxel_size, strict=True)]
-    return torch.stack(parts, dim=-4)
+    return torch.stack([ahead(volume, axis, size) for axis, size in zip(SPACE, voxel_size, strict=True)], dim=-4)
 
 
 def divergence(vectors: Tensor, voxel_size: Triple) -> Volume:
     """Backward differences [1/mm] of (*batch, 3, x, y, z), summed: minus the adjoint of `gradient`."""
+    parts = zip(vectors.unbind(dim=-4), SPACE, voxel_size, strict=True)
+    terms = [behind(part, axis, size) for part, axis, size in parts]
+    return terms[0].add_(terms[1]).add_(terms[2])
+
+
+PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
+"""Components of a symmetric 3 x 3 tensor as they are stacked; those off the diagonal stand for two."""
+
+
+def symmetrised_gradient(vectors: Tensor, voxel_size: Triple) -> Tensor:
+    """Half of J + J^T [1/mm], J the backward differences of (*batch, 3, x, y, z): shape (*batch, 6, x, y, z)."""
     parts = vectors.unbind(dim=-4)
-    terms = [(part - part.roll(1, axis)) / size for part, axis, size in zip(parts, SPACE, voxel_size, strict=True)]
-    return terms[0] + terms[1] + terms[2]
+    tensors = []
+    for i, j in PAIRS:
+        part = behind(parts[i], SPACE[j], voxel_size[j])
+        tensors.append(part if i == j else part.add_(behind(parts[j], SPACE[i], voxel_size[i])).div_(2))
+    return torch.stack(tensors, dim=-4)
+
+
+def symmetrised_divergence(tensors: Tensor, voxel_size: Triple) -> Tensor:
+    """(*batch, 6, x, y, z) to (*batch, 3, x, y, z) [1/mm]: minus the adjoint of `symmetrised_gradient`.
+
+    The inner product of tensors is that of 3 x 3 matrices: what is off the diagonal counts twice.
+    """
+    parts = tensors.unbind(dim=-4)
+    rows: list[list[Tensor]] = [[], [], []]
+    for (i, j), part in zip(PAIRS, parts, strict=True):
+        rows[i].append(ahead(part, SPACE[j], voxel_size[j]))
+        if i != j:
+            rows[j].append(ahead(part, SPACE[i], voxel_size[i]))
+    return torch.stack([a.add_(b).add_(c) for a, b, c in rows], dim=-4)
+
+
+def difference_spectra(shape: Shape, voxel_size: Triple, *, device: torch.device | None = None) -> list[Tensor]:
+    """Eigenvalues [1/mm] of the parts of `gradient` on the half spectrum, complex128, one vector for each axis.
+
+    Those of the backward differences are minus their conjugates.
+    """
+    spectra = []
+    for axis, (n, size) in enumerate(zip(shape, voxel_size, strict=True)):
+        k = torch.arange(n // 2 + 1 if axis == 2 else n, device=device, dtype=torch.float64)
+        angle = 2 * torch.pi * k / n
+        spectra.append(along_axis(torch.complex(angle.cos() - 1, angle.sin()) / size, axis))
+    return spectra
 
 
 def laplacian_spectrum(shape: Shape, voxel_size: Triple, *, device: torch.device | None = None) -> Tensor:

@@ -290,6 +290,16 @@ METHODS: tuple[Method, ...] = (
         weights="iqsm+",
     ),
     Method(
+        "tgv",
+        "from phase",
+        "chimap.inversion.tgv:tgv",
+        "Background and chi of total generalised variation in one step from the wrapped phase; any direction of B0",
+        "Langkammer et al. 2015, doi:10.1016/j.neuroimage.2015.02.041",
+        ("phase", "mask", "echo times", "magnitude (optional)"),
+        "2 min",
+        slow=True,
+    ),
+    Method(
         "fine",
         "inversion",
         "chimap.inversion.learned:fine",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from chimap.arrays import Shape, Triple, Volume
-from chimap.linalg import along_axis, fast_shape, irfft, rfft
+from chimap.linalg import PAIRS, along_axis, fast_shape, irfft, rfft
 
 
 def dipole_kernel(
@@ -83,9 +83,6 @@ def green_kernel(
         field += b[i] * b[j] * (1 if i == j else 2) * part
     field[0, 0, 0] += 1 / 3
     return field
-
-
-PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
 
 
 def _box_tensor(
