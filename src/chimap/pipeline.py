@@ -223,7 +223,7 @@ def _local_field_and_chi(
     if to_chi.stage == "from total field":
         with record.stage("inversion"):
             chi, local_field = methods.call(to_chi, plan.settings, total_field, brain, *where)
-            record.notes.append(f"Background field and inversion are one network, {to_chi.label}.")
+            record.notes.append(f"Background removal and inversion were one step, {to_chi.label}.")
         return local_field, chi, brain
 
     def removed(inside: Mask) -> tuple[Volume, Mask]:

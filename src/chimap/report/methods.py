@@ -46,6 +46,7 @@ _NAMES = {
     "qsmnet": "the network QSMnet",
     "qsmnet+": "the network QSMnet+",
     "iqsm+": "the network iQSM+",
+    "nextqsm": "the networks of NeXtQSM",
     "fine": "QSMnet+ fine-tuned to the field (FINE)",
 }
 

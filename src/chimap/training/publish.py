@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from chimap.networks.build import build
 from chimap.networks.weights import FOLDER, SUFFIX, SUMS, packed, read_trained
 from chimap.simulation.labels import LabelMap, read_packed
+from chimap.training.recipes.shown import inversion_alone
 from chimap.training.settings import Settings, to_json
 from chimap.training.train import read_best, validate, validation_samples
 
@@ -142,7 +143,13 @@ def limits(settings: Settings) -> str:
         turned = "oblique scans are turned to it and back"
     else:
         turned = "its direction is told to the network" if told else "its direction is not told to the network"
-    return f"{seen};\nother voxels are resampled to these {moved} by splines, which blurs; {turned}."
+    text = f"{seen};\nother voxels are resampled to these {moved} by splines, which blurs; {turned}."
+    if inversion_alone(settings):
+        text += (
+            "\nOnly the network that inverts has learned: the local field that it is given is that of PDF and TV in "
+            "turns,\nto which the first network, whose last weights are zero, adds nothing yet."
+        )
+    return text
 
 
 def main() -> None:
