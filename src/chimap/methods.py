@@ -293,7 +293,7 @@ METHODS: tuple[Method, ...] = (
         "nextqsm",
         "from total field",
         "chimap.inversion.single_step:from_total_field",
-        "Background by pdf-tv, then a variational network that steps towards the data; any direction of B0, 1 mm voxels",
+        "Background by pdf-tv, then a variational network that steps towards the data; any direction of B0, at 1 mm",
         "Cognolato et al. 2023, doi:10.1016/j.media.2022.102700",
         ("total field", "mask"),
         "10 s",
