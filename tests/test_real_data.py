@@ -1,6 +1,7 @@
 """The how-tos' commands on real acquisitions, where those lie beside the checkout."""
 
 import json
+import re
 
 import nibabel
 import numpy as np
@@ -47,7 +48,8 @@ def test_a_phase_difference_from_a_scanner(shared_data, tmp_path):
     assert record["acquisition"]["voxel_size_mm"] == pytest.approx([3.25, 3.25, 3.6])
     assert not any("Guessed" in sentence for sentence in record["warnings"])
     assert not any("one echo" in sentence for sentence in record["warnings"])
-    text = (tmp_path / "out" / "report.html").read_text() + json.dumps(record)
+    page = (tmp_path / "out" / "report.html").read_text()
+    text = re.sub(r"base64,[\w+/=]+", "", page) + json.dumps(record)  # pictures hold any three letters by chance
     assert "USC" not in text and "67060" not in text
     maps = maps_in(tmp_path / "out")
     assert np.abs(maps["chi"][maps["mask"] > 0]).mean() < 0.1  # a bottle of water
