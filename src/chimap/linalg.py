@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
-from torch.nn.functional import avg_pool3d, pad
+from torch.nn.functional import avg_pool3d, interpolate, pad
 
 from chimap.arrays import Shape, Triple, Volume
 from chimap.errors import InputError
@@ -151,6 +151,16 @@ def block_mean(volume: Tensor, step: Shape) -> Tensor:
     filled = pad(volume, padding)
     means = avg_pool3d(filled.reshape(-1, 1, *filled.shape[-3:]), step)
     return means.reshape(*volume.shape[:-3], *means.shape[-3:])
+
+
+def from_blocks(means: Tensor, step: Shape, shape: Sequence[int]) -> Tensor:
+    """Volumes (x, y, z) of `shape` between means of blocks of `step` voxels: the inverse of `block_mean` if smooth.
+
+    This interpolation places the blocks' centres where the means belong.
+    """
+    wide = [n * length for n, length in zip(means.shape[-3:], step, strict=True)]
+    flat = interpolate(means.reshape(-1, 1, *means.shape[-3:]), size=wide, mode="trilinear", align_corners=False)
+    return crop(flat, shape).reshape(*means.shape[:-3], *shape)
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from chimap.arrays import Echoes, Mask, Triple, Volume
 from chimap.errors import InputError
 from chimap.fields.tree import TURN, phase_deviation, unwrap_volume, wrap
-from chimap.linalg import block_mean
+from chimap.linalg import block_mean, from_blocks
 from chimap.physics.shim import centred_positions
 
 
@@ -215,11 +215,7 @@ def _smooth_phase(angle: Volume, precision: Volume, voxel_size: Triple, smoothin
     wrapped = torch.atan2(parts[1], parts[0])
     smooth = unwrap_volume(wrapped, torch.full_like(wrapped, 0.1), known, coarse_size)
     smooth = _fill(smooth, known)
-    # this interpolation places the coarse voxels' centres where the means belong
-    wide = [n * step for n, step in zip(smooth.shape, steps, strict=True)]
-    fine = torch.nn.functional.interpolate(smooth[None, None], size=wide, mode="trilinear", align_corners=False)
-    x, y, z = angle.shape
-    return fine[0, 0, :x, :y, :z]
+    return from_blocks(smooth, steps, angle.shape)
 
 
 def _fill(volume: Volume, known: Mask) -> Volume:

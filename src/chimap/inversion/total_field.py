@@ -5,13 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy import ndimage
-from torch import Tensor
 
 from chimap.arrays import Mask, Shape, Triple, Volume
 from chimap.inversion.total_variation import total_variation
-from chimap.linalg import block_mean, bounding_box
+from chimap.linalg import block_mean, bounding_box, from_blocks
 from chimap.physics.dipole import DipoleModel
 from chimap.physics.mean_value import harmonic_inside
 from chimap.physics.shim import shim_field
@@ -165,10 +163,4 @@ def _rounds(
         background = around.fitted((coarse - local) * mask, iterations=10 if number else 40)
         chi = total_variation((coarse - background) * mask, mask, near, regularisation=regularisation)
         local = far(torch.where(mask, chi - chi[mask].mean(), 0))
-    x, y, z = field.shape
-    wide = [n * m for n, m in zip((i, j, k), step, strict=True)]
-
-    def fine(volume: Tensor) -> Tensor:
-        return F.interpolate(volume[None, None], size=wide, mode="trilinear", align_corners=False)[0, 0, :x, :y, :z]
-
-    return fine(local), fine(background)
+    return from_blocks(local, step, field.shape), from_blocks(background, step, field.shape)

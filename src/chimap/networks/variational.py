@@ -5,9 +5,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool3d, conv3d, conv_transpose3d, interpolate, leaky_relu, pad
+from torch.nn.functional import conv3d, conv_transpose3d, leaky_relu, pad
 
-from chimap.networks.sizes import Placed, cropped, padded
+from chimap.linalg import block_mean, from_blocks
+from chimap.networks.sizes import cropped, padded
 from chimap.physics.dipole import applied_to_each, dipole_models
 
 WIDEST = 512
@@ -210,19 +211,10 @@ class VariationalNet(nn.Module):
     def _local_field(self, field: Tensor, mask: Tensor, voxel_size: Tensor, begun: Tensor | None) -> Tensor:
         """What the first U-Net leaves of a total field."""
         if begun is not None:
-            step = [max(round(COARSE / length), 1) for length in voxel_size[0].tolist()]
-            seen, placed = _multiples(torch.cat([field / 10, begun, mask], dim=1), step)
-            added = self.background(avg_pool3d(seen, step)).float()
-            added = interpolate(added, size=seen.shape[2:], mode="trilinear", align_corners=False)
-            return begun + cropped(added, placed)
+            x, y, z = (max(round(COARSE / length), 1) for length in voxel_size[0].tolist())
+            seen = block_mean(torch.cat([field / 10, begun, mask], dim=1), (x, y, z))
+            return begun + from_blocks(self.background(seen).float(), (x, y, z), field.shape[-3:])
         # the background is a hundred times as strong as what is wanted: half of the digits would leave nothing of it
         with torch.autocast(field.device.type, enabled=False):
             found = self.background(field.float())
         return field - found if self.shape.residual else found
-
-
-def _multiples(volumes: Tensor, step: list[int]) -> tuple[Tensor, Placed]:
-    """Zeros behind (..., x, y, z) until each side is a multiple of its step, and where the volumes lie."""
-    x, y, z = volumes.shape[-3:]
-    padding = [extra for n, m in zip((z, y, x), step[::-1], strict=True) for extra in (0, -n % m)]
-    return pad(volumes, padding), (slice(0, x), slice(0, y), slice(0, z))

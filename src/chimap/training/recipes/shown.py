@@ -17,9 +17,9 @@ def found_in(network: nn.Module, sample: Sample, settings: Settings, *, local_fi
     One that finds local field and chi can be given a `local_field` [ppm] to find chi of, the measured one where only
     this part of it learns; and it stops at the local field where the settings say that it gives that.
     """
-    if local_field is None and inversion_alone(settings):
+    unseen = inversion_alone(settings)  # nobody asks for what the first network finds
+    if unseen and local_field is None:
         local_field = sample.measured_local_field
-    unseen = local_field is not None and inversion_alone(settings)  # nobody asks for what the first network finds
     volume = torch.zeros_like(sample.measured_local_field) if unseen else shown(sample, settings)
     begun = None
     if _begins(settings):
