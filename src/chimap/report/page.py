@@ -1,6 +1,7 @@
 """The report: one HTML file that needs no other file, for the person who looks at the maps."""
 
 import base64
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from chimap.report.figures import Window
 from chimap.report.methods import methods_paragraph, methods_used, references, shown
 from chimap.report.provenance import versions, without_folders
 from chimap.report.view import View, view_of
+from chimap.report.viewer import viewer
 from chimap.scan import Maps, Scan
 
 CHI_WINDOW: Window = (-0.1, 0.15)
@@ -71,6 +73,9 @@ def write_report(
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     used = methods_used(scan, plan)
+    whole = view_of(scan.affine, scan.voxel_size, maps.brain_mask)
+    close = view_of(scan.affine, scan.voxel_size, maps.brain_mask, margin=_MARGIN)
+    looked_through = viewer(scan, maps, close, CHI_WINDOW)
     template = Environment(
         loader=PackageLoader("chimap.report", "."),
         autoescape=True,
@@ -78,12 +83,12 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     ).get_template("page.html.j2")
-    whole = view_of(scan.affine, scan.voxel_size, maps.brain_mask)
-    close = view_of(scan.affine, scan.voxel_size, maps.brain_mask, margin=_MARGIN)
     text = template.render(
         title=title,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         warnings=[without_folders(warning, scan) for warning in (*scan.warnings, *maps.warnings)],
+        viewer=looked_through,
+        script_hash=_hash(looked_through["script"]),
         chi_figures=list(_chi_figures(maps, close)),
         histograms=list(_histograms(maps)),
         summary=_summary(maps),
@@ -315,3 +320,8 @@ def _signed(value: float, digits: int = 4) -> str:
 
 def _encoded(picture: bytes) -> str:
     return base64.b64encode(picture).decode("ascii")
+
+
+def _hash(script: str) -> str:
+    """By which the page's policy lets this script run, and no other."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")

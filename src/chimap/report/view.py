@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from chimap.arrays import Mask, Triple
+from chimap.arrays import Mask, Shape, Triple
 from chimap.errors import InputError
 from chimap.linalg import bounding_box
 
@@ -33,6 +33,12 @@ class View:
     voxel_size: Triple
     centre: tuple[int, int, int]
     box: tuple[slice, slice, slice]
+
+    @property
+    def shape(self) -> Shape:
+        """Of a turned volume."""
+        x, y, z = (self.box[axis].stop - self.box[axis].start for axis in self.order)
+        return x, y, z
 
     def turned(self, volume: torch.Tensor) -> np.ndarray:
         """The shown part, (x, y, z) of the file turned to (right, anterior, superior)."""
