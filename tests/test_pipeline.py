@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import chimap
 from chimap import metrics
 from chimap.errors import InputError
 from chimap.fields.mask import with_holes
@@ -154,6 +155,15 @@ def test_one_echo_gives_a_warning_unless_it_is_a_difference(simulated):
     assert any("one echo" in warning for warning in reconstruct(one, Plan(inversion="tkd")).warnings)
     difference = replace(one, phase_difference=True)
     assert reconstruct(difference, Plan(inversion="tkd")).warnings == ()
+
+
+def test_a_plan_and_a_method_can_be_named(simulated):
+    scan, _ = simulated
+    named = chimap.reconstruct(scan, "quick", method="tsvd")
+    written = reconstruct(scan, replace(PLANS["quick"], inversion="tsvd"))
+    assert torch.equal(named.chi, written.chi)
+    with pytest.raises(InputError, match="no plan is called 'slow'"):
+        chimap.reconstruct(scan, "slow")
 
 
 def test_an_unusable_scan_and_unknown_methods_are_refused(simulated):

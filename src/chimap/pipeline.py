@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from chimap.fields.mask import drop_noisy, erode, with_holes
 from chimap.fields.tree import wrap
 from chimap.linalg import bounding_box
 from chimap.physics.dipole import DipoleModel
-from chimap.plan import Plan
+from chimap.plan import Plan, plan_named
 from chimap.scan import Finding, Maps, Scan
 
 STAGES = ("mask", "unwrapping", "echo combination", "checks", "background removal", "inversion")
@@ -59,21 +59,25 @@ class Chosen:
     inversion: methods.Method
 
 
-def reconstruct(scan: Scan, plan: Plan | None = None, *, on_stage: Report | None = None) -> Maps:
+def reconstruct(
+    scan: Scan, plan: Plan | str = "default", *, method: str | None = None, on_stage: Report | None = None
+) -> Maps:
     """All maps of a scan.
 
     Args:
         scan: What was measured.
-        plan: What to do with it, the default plan if None.
+        plan: What to do with it, or the name of a plan of `chimap.plan.PLANS`.
+        method: What gives chi, a name in `chimap.methods` or a file of weights, instead of the plan's.
         on_stage: Called with the name of each stage (of `STAGES`) as it begins.
 
     Returns:
         Maps on the scan's grid.
 
     Raises:
-        InputError: The scan is unusable (every problem is named), or a method is unknown.
+        InputError: The scan is unusable (every problem is named), or a plan or method is unknown.
     """
-    plan = plan or Plan()
+    plan = plan_named(plan) if isinstance(plan, str) else plan
+    plan = plan if method is None else replace(plan, inversion=method)
     scan.check()
     chosen = _chosen(plan)
     record = Record(on_stage)

@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -25,12 +26,14 @@ from chimap.scan import Scan
 
 __all__ = ["b0_from_affine", "read_image", "read_labels", "read_mask", "read_scan", "read_volume", "write_volume"]
 
+Files: TypeAlias = Sequence[Path | str] | Path | str
+
 
 def read_scan(
-    phase: Sequence[Path],
-    magnitude: Sequence[Path] = (),
+    phase: Files,
+    magnitude: Files = (),
     *,
-    mask: Path | None = None,
+    mask: Path | str | None = None,
     echo_times: Sequence[float] | None = None,
     field_strength: float | None = None,
     b0_direction: Triple | None = None,
@@ -40,7 +43,8 @@ def read_scan(
     """Read an acquisition. A JSON sidecar beside a file (same name, .json) says what the options do not.
 
     Args:
-        phase: One 4D file (echo last) or a 3D file for each echo, in any order where sidecars give times.
+        phase: One 4D file (echo last) or a 3D file for each echo, in any order where sidecars give times. A file by
+            itself need not stand in a list.
         magnitude: Likewise; matched to the phase by echo time where sidecars give it, else by order.
         mask: The user's brain mask; values above 0 are inside.
         echo_times: [s], in the order of the phase files.
@@ -53,6 +57,8 @@ def read_scan(
         InputError: A file cannot be read, or something is missing or contradicts itself.
     """
     told = Told(echo_times, field_strength, b0_direction, phase_range, phase_sign)
+    phase, magnitude = _listed(phase), _listed(magnitude)
+    mask = None if mask is None else Path(mask)
     if not phase:
         raise InputError("no phase was given, needed one 4D file or one 3D file for each echo")
     phases = [replace(read_image(path), sidecar=read_sidecar(path)) for path in phase]
@@ -209,6 +215,10 @@ def write_volume(path: Path, volume: Tensor, affine: np.ndarray, *, description:
     if path.name.lower().endswith(".gz"):
         content = gzip.compress(content, compresslevel=6, mtime=0)
     path.write_bytes(content)
+
+
+def _listed(given: Files) -> list[Path]:
+    return [Path(given)] if isinstance(given, (str, Path)) else [Path(file) for file in given]
 
 
 def _one_volume(image: Image) -> np.ndarray:
