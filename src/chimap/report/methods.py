@@ -109,6 +109,22 @@ def references(used: Sequence[UsedMethod]) -> list[Reference]:
     return found
 
 
+def bibtex(papers: Sequence[Reference]) -> str:
+    """Entries to paste into a list of references; a reference manager finds the title by the DOI."""
+    entries, taken = [], set()
+    for paper in papers:
+        names, _, year = paper.authors.rpartition(" ")
+        first, *others = names.replace(" et al.", " and others").split(" and ")
+        stem = re.sub(r"\W", "", first.split()[-1]).lower() + year
+        key = next(stem + letter for letter in ("", *"abcdefgh") if stem + letter not in taken)
+        taken.add(key)
+        authors = " and ".join([first, *others])
+        entries.append(
+            f"@article{{{key},\n  author = {{{authors}}},\n  year = {{{year}}},\n  doi = {{{paper.doi}}}\n}}"
+        )
+    return "\n".join(entries)
+
+
 def methods_paragraph(scan: Scan, maps: Maps, plan: Plan) -> str:
     """A paragraph for a paper's methods section; numbers in brackets count `references`.
 

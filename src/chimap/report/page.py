@@ -14,8 +14,9 @@ from chimap.arrays import Volume
 from chimap.io.output import whole_file
 from chimap.plan import Plan
 from chimap.report import figures
+from chimap.report.checklist import checklist
 from chimap.report.figures import Window
-from chimap.report.methods import methods_paragraph, methods_used, references, shown
+from chimap.report.methods import bibtex, methods_paragraph, methods_used, references, shown
 from chimap.report.provenance import versions, without_folders
 from chimap.report.view import View, view_of
 from chimap.report.viewer import viewer
@@ -103,6 +104,8 @@ def write_report(
         reference_of_chi=plan.reference,
         paragraph=methods_paragraph(scan, maps, plan),
         references=references(used),
+        bibtex=bibtex(references(used)),
+        checklist=checklist(scan, maps, plan, used),
         settings=[
             (row.method.stage, row.method.label, name.replace("_", " "), shown(value), name in row.changed)
             for row in used
