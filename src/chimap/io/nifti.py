@@ -182,7 +182,7 @@ def read_labels(path: Path) -> tuple[np.ndarray, Triple]:
     return np.ascontiguousarray(turned.dataobj), voxel_size(np.asarray(turned.affine))
 
 
-def write_volume(path: Path, volume: Tensor, affine: np.ndarray, *, description: str) -> None:
+def write_volume(path: Path | str, volume: Tensor, affine: np.ndarray, *, description: str) -> None:
     """Write a volume as NIfTI: float32, uint8 where it is a mask, uint8 and int16 as they are.
 
     The same input gives the same bytes.
@@ -196,6 +196,7 @@ def write_volume(path: Path, volume: Tensor, affine: np.ndarray, *, description:
     Raises:
         InputError: The name has another suffix.
     """
+    path = Path(path)
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise InputError(f"{path} has to end in .nii.gz or .nii")
     if len(description.encode()) > 79:
