@@ -9,8 +9,8 @@ the data term, so that chi follows from one division for each frequency. Data te
 and the data term has `first`, the numerator before there is a chi.
 
 References:
-    Boyd et al. 2011, doi:10.1561/2200000016; for chi Bilgic et al. 2014, doi:10.1002/mrm.25029, and Milovic et al. 2018,
-    doi:10.1002/mrm.27073.
+    Boyd et al. 2011, doi:10.1561/2200000016; for chi Bilgic et al. 2014, doi:10.1002/mrm.25029, and Milovic et al.
+    2018, doi:10.1002/mrm.27073.
 """
 
 from collections.abc import Callable, Sequence
@@ -105,12 +105,8 @@ class FixedData:
         return self.first
 
 
-HARMONIC_PENALTY = 3.0
-"""ADMM's weight of the Laplacian of the background's remainder [mm^4]: changes the way to the result only."""
-
-
 class SplitData:
-    """ADMM's y and v for D chi + h = y, with an ADMM weight of 1: what the data term asks is asked of each voxel.
+    """ADMM's y and v for D chi + h = y: what the data term asks is asked of each voxel.
 
     Outside the mask nothing is asked: there y is D chi + h itself and v stays 0, so v is kept for the mask's voxels
     only. h is 0, or a `Remainder` of the background.
@@ -118,84 +114,119 @@ class SplitData:
     Args:
         mask: (x, y, z).
         dipole: D, for the same grid.
-        proximal: t to argmin over y of the data term + 1/2 (y - t)^2, for the mask's voxels in a row [ppm].
+        proximal: t to argmin over y of the data term + penalty / 2 (y - t)^2, for the mask's voxels in a row [ppm].
+        penalty: ADMM's weight of D chi + h = y, no unit.
+        relaxation: From 1 to below 2, the same for data term and prior.
         harmonic: What a Laplacian of h costs [mm^4]; 0 for no h.
     """
 
-    def __init__(self, mask: Mask, dipole: DipoleModel, proximal: Callable[[Tensor], Tensor], *, harmonic: float = 0.0):
-        self.dipole, self.proximal = dipole, proximal
+    def __init__(
+        self,
+        mask: Mask,
+        dipole: DipoleModel,
+        proximal: Callable[[Tensor], Tensor],
+        *,
+        penalty: float = 1.0,
+        relaxation: float = 1.0,
+        harmonic: float = 0.0,
+    ):
+        self.dipole, self.proximal, self.relaxation = dipole, proximal, relaxation
         self.inside = torch.nonzero(padded(mask, dipole.padded_shape).flatten(), as_tuple=True)[0]
         self.v = torch.zeros(len(self.inside), dtype=dipole.spectrum.dtype, device=mask.device)
-        target = torch.zeros(dipole.padded_shape, dtype=self.v.dtype, device=mask.device)
-        target.view(-1)[self.inside] = proximal(self.v)
-        spectrum = rfft(target)
-        self.remainder = None if harmonic == 0 else Remainder(self.inside, dipole, harmonic, spectrum)
+        self.target = torch.zeros(dipole.padded_shape, dtype=self.v.dtype, device=mask.device)
+        self.target.view(-1)[self.inside] = proximal(self.v)
+        spectrum = rfft(self.target)
+        self.drawn = penalty * dipole.spectrum
+        self.remainder = None
+        if harmonic != 0:
+            self.remainder = Remainder(self.inside, dipole, harmonic, penalty, relaxation, spectrum)
         self.seen = dipole.spectrum if self.remainder is None else self.remainder.left * dipole.spectrum
-        self.curvature = dipole.spectrum * self.seen
-        self.first = spectrum * self.seen
+        self.curvature = self.drawn * self.seen
+        self.first = spectrum.mul_(self.drawn if self.remainder is None else penalty * self.seen)
 
     def right(self, spectrum: Tensor) -> Tensor:
-        predicted = spectrum * self.seen
+        mapped = spectrum * self.seen
         if self.remainder is not None:
-            predicted += self.remainder.known
-        target = irfft(predicted, self.dipole.padded_shape)
-        flat = target.view(-1)
-        t = flat[self.inside].add_(self.v)
+            mapped += self.remainder.known
+        total = relaxed(irfft(mapped, self.dipole.padded_shape), self.target, self.relaxation)
+        flat = total.view(-1)
+        t = flat[self.inside].add_(self.v, alpha=2 - self.relaxation)
         y = self.proximal(t)
         torch.sub(t, y, out=self.v)
         flat[self.inside] = y.sub_(self.v)
-        if self.remainder is None:
-            return rfft(target).mul_(self.seen)
-        return self.remainder.right(predicted.addcmul_(spectrum, self.dipole.spectrum, value=-1), rfft(target))
+        self.target = total
+        target = rfft(total)
+        if self.remainder is not None:
+            self.remainder.update(mapped.addcmul_(spectrum, self.dipole.spectrum, value=-1), target)
+            target.sub_(self.remainder.known)
+        return target.mul_(self.drawn)
+
+
+def relaxed(mapped: Tensor, target: Tensor, relaxation: float) -> Tensor:
+    """K x (overwritten) moved on, away from the last z - u, by the share beyond 1 of ADMM's relaxation."""
+    return mapped if relaxation == 1 else mapped.mul_(relaxation).add_(target, alpha=1 - relaxation)
+
+
+HARMONIC_PENALTY = 3.0
+"""ADMM's weight of the Laplacian of the background's remainder [mm^4]: changes the way to the result only."""
 
 
 class Remainder:
     """What background removal left, h, at a cost of beta / 2 |Laplace h|^2 inside the mask: weakly harmonic there.
 
     -Laplace h = z is split off, with the multiplier u, and h eliminated for each frequency: with g the eigenvalues of
-    -Laplace, r the weight and t, p the targets of D chi + h and of g h, h = (t + r g p - D chi) / (1 + r g^2).
+    -Laplace, r the ratio of ADMM's weights and t, p the targets of D chi + h and of g h,
+    h = (t + r g p - D chi) / (1 + r g^2).
 
     Args:
         inside: Flat indices of the mask's voxels in the padded grid.
         dipole: D.
         weight: beta [mm^4].
+        penalty: ADMM's weight of D chi + h.
+        relaxation: As `SplitData` has it.
         target: Half spectrum of the first t.
 
     References:
         Milovic et al. 2019, doi:10.1002/mrm.27483, where chi and h take turns.
     """
 
-    def __init__(self, inside: Tensor, dipole: DipoleModel, weight: float, target: Tensor):
-        self.inside, self.dipole = inside, dipole
-        self.g = laplacian_spectrum(dipole.padded_shape, dipole.voxel_size, device=inside.device)
-        self.soft = 1 / (1 + HARMONIC_PENALTY * self.g.square())
-        self.left = HARMONIC_PENALTY * self.g.square() * self.soft  # what h leaves of D chi
+    def __init__(
+        self, inside: Tensor, dipole: DipoleModel, weight: float, penalty: float, relaxation: float, target: Tensor
+    ):
+        self.inside, self.shape, self.relaxation = inside, dipole.padded_shape, relaxation
+        self.ratio = HARMONIC_PENALTY / penalty
+        self.g = laplacian_spectrum(self.shape, dipole.voxel_size, device=inside.device)
+        self.soft = 1 / (1 + self.ratio * self.g.square())
+        self.left = self.ratio * self.g.square() * self.soft  # what h leaves of D chi
         self.kept = weight / (weight + HARMONIC_PENALTY)
         self.u = torch.zeros(len(inside), dtype=self.g.dtype, device=inside.device)
+        self.p = torch.zeros(self.shape, dtype=self.g.dtype, device=inside.device)
         self.known = self.soft * target  # h + soft D chi
 
-    def right(self, h: Tensor, target: Tensor) -> Tensor:
-        """From the spectra of h, whose u is updated, and of the next t to chi's numerator."""
-        p = irfft(h * self.g, self.dipole.padded_shape)
-        flat = p.view(-1)
-        total = flat[self.inside].add_(self.u)
-        torch.mul(total, self.kept, out=self.u)
-        flat[self.inside] = total.sub_(self.u, alpha=2)
-        self.known = rfft(p).mul_(self.g).mul_(HARMONIC_PENALTY).add_(target).mul_(self.soft)
-        return target.sub_(self.known).mul_(self.dipole.spectrum)
+    def update(self, h: Tensor, target: Tensor) -> None:
+        """Update z and u from the spectrum of h (overwritten), and with that of the next t what is known of h."""
+        total = relaxed(irfft(h.mul_(self.g), self.shape), self.p, self.relaxation)
+        flat = total.view(-1)
+        t = flat[self.inside].add_(self.u, alpha=2 - self.relaxation)
+        torch.mul(t, self.kept, out=self.u)
+        flat[self.inside] = t.sub_(self.u, alpha=2)
+        self.p = total
+        self.known = rfft(total).mul_(self.g).mul_(self.ratio).add_(target).mul_(self.soft)
 
 
 class Variation:
     """Total variation: ADMM's z and u for grad chi = z, one array per direction, updated slab by slab.
 
-    With v = grad chi + u, soft thresholding z = v - clamp(v, -t, t) leaves the new u = clamp(v, -t, t), so only u
-    is stored, and z - u = v - 2 u. The arrays hold u times the voxel size. A slab fits the processor's cache.
+    With v = grad chi + u, soft thresholding z = v - clamp(v, -t, t) leaves the new u = clamp(v, -t, t), so that one
+    array tells both, and z - u = v - 2 u. It is u, or with relaxation, which needs the last z, v; times the voxel size.
+    A slab fits the processor's cache.
 
     Args:
         shape: Of the grid, which is periodic.
         voxel_size: [mm].
         regularisation: lambda [ppm mm].
         penalty: ADMM's weight of grad chi = z [mm^2].
+        relaxation: As `SplitData` has it.
         like: A tensor of the type and device to be used.
         edges: What lambda is multiplied by for each direction, (3, x, y, z); 1 if None.
     """
@@ -207,10 +238,12 @@ class Variation:
         *,
         regularisation: float,
         penalty: float,
+        relaxation: float = 1.0,
         like: Tensor,
         edges: Tensor | None = None,
     ):
-        self.u = [torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(3)]
+        self.relaxation = relaxation
+        self.kept = [torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(3)]
         self.bound = [regularisation / penalty * size for size in voxel_size]
         self.edges = edges
         self.scale = [penalty / size**2 for size in voxel_size]
@@ -260,10 +293,16 @@ class Variation:
 
     def _step(self, difference: Tensor, axis: int, low: int, high: int) -> Tensor:
         """From chi's differences in a slab (overwritten) to z - u there, times the voxel size."""
-        u = self.u[axis][low:high]
-        v = difference.add_(u)
-        clamped(v, self.bound[axis], None if self.edges is None else self.edges[axis, low:high], out=u)
-        return v.add_(u, alpha=-2)
+        edges = None if self.edges is None else self.edges[axis, low:high]
+        kept = self.kept[axis][low:high]
+        if self.relaxation == 1:
+            v = difference.add_(kept)
+            u = clamped(v, self.bound[axis], edges, out=kept)
+        else:
+            u = clamped(kept, self.bound[axis], edges)
+            v = kept.mul_(1 - self.relaxation).add_(u.add_(difference), alpha=self.relaxation)
+            u = clamped(v, self.bound[axis], edges, out=u)
+        return torch.sub(v, u, alpha=2, out=difference)
 
 
 class GeneralisedVariation:
@@ -276,7 +315,8 @@ class GeneralisedVariation:
         voxel_size: [mm].
         regularisation: alpha1 [ppm mm].
         bend: alpha0 [ppm mm^2].
-        penalty: ADMM's weight of grad chi - w [mm^2]; that of E w [mm^4] gives it the same threshold per mm.
+        penalty: ADMM's weight of grad chi - w [mm^2]; that of E w [mm^4] gives the same threshold, per mm.
+        relaxation: As `SplitData` has it.
         like: A tensor of the type and device to be used.
         edges: What alpha1 is multiplied by for each direction, (3, x, y, z); 1 if None.
 
@@ -292,25 +332,26 @@ class GeneralisedVariation:
         regularisation: float,
         bend: float,
         penalty: float,
+        relaxation: float = 1.0,
         like: Tensor,
         edges: Tensor | None = None,
     ):
         self.voxel_size, self.edges, self.bound = voxel_size, edges, regularisation / penalty
         self.slopes = Slopes(shape, voxel_size, slope=penalty, bend=penalty * bend / regularisation, device=like.device)
         self.curvature = self.slopes.curvature
-        self.u = torch.zeros(3, *shape, dtype=like.dtype, device=like.device)
-        self.bends_u = torch.zeros(6, *shape, dtype=like.dtype, device=like.device)
+        self.relaxation = relaxation
+        self.first = [torch.zeros(3, *shape, dtype=like.dtype, device=like.device) for _ in range(2)]  # z - u, u
+        self.second = [torch.zeros(6, *shape, dtype=like.dtype, device=like.device) for _ in range(2)]
         self.pending = [torch.zeros_like(self.curvature, dtype=torch.complex64) for _ in range(3)]
 
     def right(self, chi: Volume, spectrum: Tensor) -> Tensor:
         w = self.slopes.of_chi(spectrum, self.pending)
-        bends = symmetrised_gradient(w, self.voxel_size).add_(self.bends_u)
-        slopes = gradient(chi, self.voxel_size).sub_(w).add_(self.u)
-        clamped(bends, self.bound, None, out=self.bends_u)
-        clamped(slopes, self.bound, self.edges, out=self.u)
-        bends.sub_(self.bends_u, alpha=2)
-        slopes.sub_(self.u, alpha=2)
-        right, self.pending = self.slopes.right(slopes, bends)
+        bends = symmetrised_gradient(w, self.voxel_size)
+        slopes = gradient(chi, self.voxel_size).sub_(w)
+        for mapped, (target, u), edges in ((slopes, self.first, self.edges), (bends, self.second, None)):
+            t = relaxed(mapped, target, self.relaxation).add_(u, alpha=2 - self.relaxation)
+            torch.sub(t, clamped(t, self.bound, edges, out=u), alpha=2, out=target)
+        right, self.pending = self.slopes.right(self.first[0], self.second[0])
         return right
 
 
@@ -372,11 +413,10 @@ class Slopes:
         ]
 
 
-def clamped(values: Tensor, bound: float, share: Tensor | None, *, out: Tensor) -> None:
+def clamped(values: Tensor, bound: float, share: Tensor | None, *, out: Tensor | None = None) -> Tensor:
     """Values clamped to plus and minus the bound, or that share of it."""
     if share is None:
-        torch.clamp(values, -bound, bound, out=out)
-    else:
-        limit = share * bound
-        torch.minimum(values, limit, out=out)
-        torch.maximum(out, limit.neg_(), out=out)
+        return torch.clamp(values, -bound, bound, out=out)
+    limit = share * bound
+    out = torch.minimum(values, limit, out=out)
+    return torch.maximum(out, limit.neg_(), out=out)

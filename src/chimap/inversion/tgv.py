@@ -15,7 +15,6 @@ from chimap.linalg import (
     bounding_box,
     crop,
     difference_spectra,
-    divergence,
     fast_shape,
     gradient,
     irfft,
