@@ -16,7 +16,7 @@ def rts(
     dipole: DipoleModel,
     *,
     threshold: float = 0.15,
-    steps: int = 4,
+    steps: int = 6,
     regularisation: float = 1e-5,
     iterations: int = 20,
     tolerance: float = 1e-2,
@@ -32,7 +32,8 @@ def rts(
         mask: Where f is valid, same shape; elsewhere the field counts as zero.
         dipole: D, for the same grid.
         threshold: delta, no unit.
-        steps: Of conjugate gradients on D D x = D f. Published are four of LSMR, which minimises |D (D x - f)| over the
+        steps: Of conjugate gradients on D D x = D f. Fewer leave more of chi out, more let errors of the field in.
+            Published are four of LSMR, which minimises |D (D x - f)| over the
             same vectors.
         regularisation: lambda [ppm mm], which is 1 / mu with mu in public implementations; so small that what is kept
             of x hardly changes. The gradient is anisotropic, periodic, in 1/mm.
