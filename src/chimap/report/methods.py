@@ -39,6 +39,8 @@ _NAMES = {
     "tikhonov": "closed-form Tikhonov regularisation",
     "l2": "closed-form regularisation of the gradient (L2)",
     "tv": "total variation regularisation (TV)",
+    "fansi": "nonlinear inversion with variational regularisation (FANSI)",
+    "rts": "rapid two-step inversion (RTS)",
     "tgv": "total generalised variation (TGV-QSM)",
     "dip": "a deep image prior (DIP)",
     "zs-uqsm+": "zero-shot uQSM+",
