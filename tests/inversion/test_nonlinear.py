@@ -94,7 +94,8 @@ def test_the_objective_falls_with_every_step_of_medi():
         whole_grid(medi, field, mask, dipole, weight, iterations=n, tolerance=0.0, **settings) for n in range(2, 8)
     ]
     values = [
-        float(medi_objective(chi.double(), field, mask, dipole.double(), weight.double(), **settings)) for chi in steps
+        float(medi_objective(chi.double(), field.double(), mask, dipole.double(), weight.double(), **settings))
+        for chi in steps
     ]
     assert all(later < earlier for earlier, later in zip(values, values[1:], strict=False))
 
@@ -116,12 +117,14 @@ def test_the_objective_falls_with_every_step_of_ndi_and_so_does_its_gradient(ste
     assert slopes[-1] < 0.03 * slopes[0]
 
 
-@pytest.mark.parametrize(("function", "best"), [(ndi, 0.9), (medi, 0.5)])
-def test_chi_is_found_and_better_than_by_division_of_a_noisy_field(function, best):
-    field, mask, dipole, weight, chi = phantom(noise=0.15)
+@pytest.mark.parametrize(("function", "most"), [(ndi, 1.4), (medi, 0.4)])
+def test_chi_is_found(function, most):
+    """Where little but noise is wrong, NDI's early end costs it more than division gets wrong."""
+    field, mask, dipole, weight, chi = phantom()
     found = function(field, mask, dipole, weight, radians_per_ppm=RATE)
     error, by_division = (metrics.nrmse(one, chi, mask, demean=True) for one in (found, tkd(field, mask, dipole)))
-    assert error < best * by_division
+    assert error < most * by_division
+    assert metrics.correlation(found, chi, mask) > 0.85
     assert (found[~mask] == 0).all()
 
 
@@ -162,11 +165,13 @@ def test_the_rate_of_turning_has_no_part_where_the_phase_is_small(function):
 
 
 @pytest.mark.parametrize(("function", "most"), [(ndi, 50), (medi, 5)])
-def test_a_strong_source_is_not_led_to_another_turn(function, most):
-    field, mask, dipole, weight, chi = phantom(strength=1.0)
-    assert (RATE * field).abs().max() > 1.5 * torch.pi
+def test_a_strong_source_is_not_led_to_another_turn(function, most, monkeypatch):
+    field, mask, dipole, weight, chi = phantom(strength=2.0)
+    assert (RATE * field).abs().max() > 2 * torch.pi
     found = function(field, mask, dipole, weight, radians_per_ppm=RATE)
     assert metrics.nrmse(found, chi, mask, demean=True) < most
+    monkeypatch.setattr(nonlinear, "LINEAR_STEPS", 0)
+    assert metrics.nrmse(ndi(field, mask, dipole, weight, radians_per_ppm=RATE), chi, mask, demean=True) > 100
 
 
 @pytest.mark.parametrize("function", [ndi, medi])
@@ -178,7 +183,7 @@ def test_voxels_that_are_a_turn_off_do_no_harm(function):
         metrics.nrmse(function(one, mask, dipole, weight, radians_per_ppm=rate), chi, mask, demean=True)
         for one, rate in ((field, RATE), (wrong, RATE), (wrong, 0.01))
     )
-    assert turned < 1.05 * right + 1 and turned < 0.6 * linear
+    assert turned < 1.2 * right and turned < 0.1 * linear
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3])

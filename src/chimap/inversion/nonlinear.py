@@ -1,4 +1,4 @@
-"""Inversions with the complex phase factor as data: noise counts as it is, and a voxel that is a turn off does no harm."""
+"""Inversions with the complex phase factor as data: noise counts as it is, and a voxel a turn off does no harm."""
 
 from collections.abc import Callable
 
