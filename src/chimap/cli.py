@@ -86,10 +86,11 @@ def _parser() -> argparse.ArgumentParser:
     invert.add_argument("--local-field", type=Path, required=True, metavar="FILE")
     invert.add_argument("--mask", type=Path, required=True, metavar="FILE")
     invert.add_argument("--magnitude", type=Path, metavar="FILE", help="weighs the data where the method can use it")
+    invert.add_argument("--csf", type=Path, metavar="FILE", help="mask of the fluid in the ventricles, for medi+0")
     invert.add_argument("--b0-dir", nargs=3, type=float, metavar=("X", "Y", "Z"), help="else from the affine")
     invert.add_argument("--units", choices=("ppm", "hz", "rad"), help="of the local field; ppm if not given")
-    invert.add_argument("--field-strength", type=float, metavar="T", help="tesla, for --units hz and rad")
-    invert.add_argument("--echo-time", type=float, metavar="S", help="seconds, for --units rad")
+    invert.add_argument("--field-strength", type=float, metavar="T", help="tesla, for --units hz and rad, ndi and medi")
+    invert.add_argument("--echo-time", type=float, metavar="S", help="seconds, for --units rad, ndi and medi")
     invert.add_argument("--method", default="tv", metavar="NAME", help=", ".join(methods.names("inversion")))
     invert.add_argument("--reference", choices=("mask", "none"), default="none", help="what chi is relative to")
     _add_settings(invert)
@@ -262,6 +263,7 @@ def _invert(options: argparse.Namespace, command: list[str]) -> None:
         local_field=options.local_field,
         mask=options.mask,
         magnitude=options.magnitude,
+        csf=options.csf,
         b0_direction=options.b0_dir,
         units=options.units,
         field_strength=options.field_strength,

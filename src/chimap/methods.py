@@ -66,6 +66,11 @@ class Method:
         """The name for a record: of a file, no folders."""
         return self.name.rsplit("/", 1)[-1]
 
+    @property
+    def zero_is_csf(self) -> bool:
+        """Whether the method makes chi zero in cerebrospinal fluid; of others the reference can be chosen."""
+        return self.stage == "inversion" and self.takes("csf")
+
     def load(self) -> Callable[..., Any]:
         """Import the function."""
         module, function = self.function.split(":")
@@ -255,7 +260,7 @@ METHODS: tuple[Method, ...] = (
         "chimap.inversion.fansi:fansi",
         "Total variation with the noise of phase as it is: whole turns and weak signal do less harm",
         "Milovic et al. 2018, doi:10.1002/mrm.27073; Milovic et al. 2019, doi:10.1002/mrm.27483",
-        ("local field", "mask", "magnitude (optional)"),
+        ("local field", "mask", "magnitude (optional)", "echo times (optional)", "field strength (optional)"),
         "5 s",
     ),
     Method(
@@ -293,6 +298,36 @@ METHODS: tuple[Method, ...] = (
         "Kames et al. 2018, doi:10.1016/j.neuroimage.2017.11.018",
         ("local field", "mask"),
         "1 s",
+    ),
+    Method(
+        "ndi",
+        "inversion",
+        "chimap.inversion.nonlinear:ndi",
+        "Gradient descent on the phase factor, stopped early; a wrong turn does little harm",
+        "Polak et al. 2020, doi:10.1002/nbm.4271",
+        ("local field", "mask", "magnitude (optional)", "echo times (optional)", "field strength (optional)"),
+        "1 min",
+        slow=True,
+    ),
+    Method(
+        "medi",
+        "inversion",
+        "chimap.inversion.nonlinear:medi",
+        "Total variation that spares the edges of the magnitude, with the phase factor as data",
+        "Liu et al. 2012, doi:10.1016/j.neuroimage.2011.08.082; Liu et al. 2013, doi:10.1002/mrm.24272",
+        ("local field", "mask", "magnitude (optional)", "echo times (optional)", "field strength (optional)"),
+        "2 min",
+        slow=True,
+    ),
+    Method(
+        "medi+0",
+        "inversion",
+        "chimap.inversion.nonlinear:medi_zero",
+        "MEDI with the fluid of the ventricles all alike and its chi as zero",
+        "Liu et al. 2018, doi:10.1002/mrm.26946; Liu et al. 2013, doi:10.1002/mrm.24272",
+        ("local field", "mask", "CSF: found by R2* of several echoes, or --csf", "magnitude (optional)"),
+        "2 min",
+        slow=True,
     ),
     Method(
         "uqsm+",

@@ -64,6 +64,7 @@ def invert(
     local_field: Path,
     mask: Path,
     magnitude: Path | None,
+    csf: Path | None,
     b0_direction: Sequence[float] | None,
     units: str | None,
     field_strength: float | None,
@@ -89,6 +90,15 @@ def invert(
     checkpoint = output.with_name(f".{output.name.split('.nii')[0]}.checkpoint")
     if resume and not found.takes("checkpoint"):
         raise InputError(f"--resume is for methods that learn from the scan; {method} does not")
+    if found.zero_is_csf and csf is None:
+        raise InputError(
+            f"{method} needs a mask of the fluid in the ventricles: give --csf, or the scan to `chimap run`"
+        )
+    if csf is not None and not found.zero_is_csf:
+        raise InputError(f"--csf is for methods that make chi zero there; {method} does not")
+    rate = None
+    if field_strength is not None and echo_time is not None:
+        rate = unit.radians_per_ppm(_in_seconds(echo_time), field_strength)
     field, affine = nifti.read_volume(local_field)
     inside, notes = nifti.read_mask(mask, affine, field.shape, str(local_field))
     tell(notes)
@@ -99,6 +109,10 @@ def invert(
     if magnitude is not None:
         weight, magnitude_affine = nifti.read_volume(magnitude)
         checks.same_grid(str(magnitude), weight.shape, magnitude_affine, str(local_field), field.shape, affine)
+    fluid = None
+    if csf is not None:
+        fluid, notes = nifti.read_mask(csf, affine, field.shape, str(local_field))
+        tell(notes)
     if not resume:
         checkpoint.unlink(missing_ok=True)
     try:
@@ -110,6 +124,8 @@ def invert(
                 size,
                 b0,
                 magnitude=weight,
+                radians_per_ppm=rate,
+                csf=fluid,
                 method=method,
                 settings=settings,
                 on_step=lambda step, steps: begin(f"{method}: step {step} of {steps}", steps + 1),
@@ -119,15 +135,20 @@ def invert(
         if checkpoint.exists():
             tell([f"{method} can go on: give the same command with --resume"])
         raise
-    if reference == "mask":
+    zero = "zero sum over the whole grid"
+    if found.zero_is_csf:
+        zero = "its mean in the cerebrospinal fluid"
+    elif reference == "mask":
+        zero = "its mean in the mask"
         chi = torch.where(inside, chi - chi[inside].mean(), chi)
+    derived = {"radians_per_ppm": rate} if rate is not None and found.takes("radians_per_ppm") else {}
     record = {
         "command": [Path(part).name if "/" in part else part for part in command],
         "method": found.label,
         "reference": found.reference,
-        "parameters": {**found.parameters(), **settings.get(method, {})},
+        "parameters": {**found.parameters(), **derived, **settings.get(method, {})},
         "units": "ppm",
-        "chi is relative to": "its mean in the mask" if reference == "mask" else "zero sum over the whole grid",
+        "chi is relative to": zero,
         "voxel size [mm]": size,
         "B0 direction (voxel axes)": b0,
         "frame": pipeline.note_on_frame(found, size, b0, (field.shape[0], field.shape[1], field.shape[2]), settings)
@@ -196,9 +217,7 @@ def _in_ppm(
     if units == "hz" and field_strength is not None:
         return field / unit.hz_per_ppm(field_strength)
     if units == "rad" and field_strength is not None and echo_time is not None:
-        if echo_time > 0.5:
-            raise InputError(f"--echo-time is {echo_time:g}: that is milliseconds, needed seconds")
-        return field / unit.radians_per_ppm(echo_time, field_strength)
+        return field / unit.radians_per_ppm(_in_seconds(echo_time), field_strength)
     spread = float(field[mask].std()) if int(mask.sum()) > 1 else 0.0
     if spread == 0:
         raise InputError(f"{name} is constant inside the mask: there is no field to invert")
@@ -208,3 +227,9 @@ def _in_ppm(
             "give --units hz or rad, or --units ppm if it is in ppm"
         )
     return field
+
+
+def _in_seconds(echo_time: float) -> float:
+    if echo_time > 0.5:
+        raise InputError(f"--echo-time is {echo_time:g}: that is milliseconds, needed seconds")
+    return echo_time
