@@ -77,18 +77,6 @@ def minimised(
     return chi
 
 
-def one_by_one(
-    invert: Callable[[Volume, Mask, Volume | None], Volume], local_field: Volume, mask: Mask, weight: Volume | None
-) -> Volume:
-    """Apply an inversion of single volumes to each member of a batch (*batch, x, y, z): each stops on its own."""
-    if local_field.ndim == 3:
-        return invert(local_field, mask, weight)
-    fields, masks = (part.flatten(end_dim=-4) for part in torch.broadcast_tensors(local_field, mask))
-    weights = [None] * len(fields) if weight is None else weight.expand_as(local_field).flatten(end_dim=-4)
-    members = [invert(f, m, w) for f, m, w in zip(fields, masks, weights, strict=True)]
-    return torch.stack(members).reshape(local_field.shape)
-
-
 def padded(volume: Tensor, shape: Sequence[int]) -> Tensor:
     """Zeros appended at the far end of each axis of (..., x, y, z), as `rfft` pads."""
     return F.pad(volume, [n for axis in (-1, -2, -3) for n in (0, shape[axis] - volume.shape[axis])])

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from chimap.arrays import Mask, Progress, Triple, Volume
 from chimap.errors import InputError
-from chimap.inversion.admm import CACHED, GeneralisedVariation, SplitData, Variation, minimised, one_by_one, padded
+from chimap.inversion.admm import CACHED, GeneralisedVariation, SplitData, Variation, minimised, padded
+from chimap.inversion.batch import one_by_one
 from chimap.linalg import crop, gradient
 from chimap.physics.dipole import DipoleModel
 
@@ -25,6 +26,7 @@ RELAXATION = 1.8
 """its relaxation: with 1 for both, as published, a tenth of chi is still to come after 100 iterations."""
 
 
+@one_by_one
 def fansi(
     local_field: Volume,
     mask: Mask,
@@ -74,38 +76,34 @@ def fansi(
     References:
         Milovic et al. 2018, doi:10.1002/mrm.27073; h: Milovic et al. 2019, doi:10.1002/mrm.27483.
     """
-
-    def invert(field: Volume, mask: Mask, weight: Volume | None) -> Volume:
-        shape, size = dipole.padded_shape, dipole.voxel_size
-        if edges and weight is None:
-            raise InputError("edges need a magnitude to be taken from")
-        shares = None if weight is None or not edges else edge_shares(weight, mask, size, edges)
-        if shares is not None:
-            shares = 1 - padded(1 - shares, shape)
-        strengths = torch.ones_like(field) if weight is None else weight
-        data = SplitData(
-            mask,
-            dipole,
-            proximal_of_phase(field[mask], strengths[mask], radians_per_ppm),
-            penalty=DATA_PENALTY,
-            relaxation=RELAXATION,
-            harmonic=harmonic,
-        )
-        options = {
-            "regularisation": regularisation,
-            "penalty": regularisation / GRADIENT_STEP,
-            "relaxation": RELAXATION,
-            "like": field,
-            "edges": shares,
-        }
-        if tgv:
-            prior = GeneralisedVariation(shape, size, bend=bend * regularisation, **options)
-        else:
-            prior = Variation(shape, size, **options)
-        chi = minimised(data, prior, shape, iterations=iterations, tolerance=tolerance, progress=progress)
-        return crop(chi, dipole.shape) * mask
-
-    return one_by_one(invert, local_field, mask, weight)
+    shape, size = dipole.padded_shape, dipole.voxel_size
+    if edges and weight is None:
+        raise InputError("edges need a magnitude to be taken from")
+    shares = None if weight is None or not edges else edge_shares(weight, mask, size, edges)
+    if shares is not None:
+        shares = 1 - padded(1 - shares, shape)
+    strengths = torch.ones_like(local_field) if weight is None else weight
+    data = SplitData(
+        mask,
+        dipole,
+        proximal_of_phase(local_field[mask], strengths[mask], radians_per_ppm),
+        penalty=DATA_PENALTY,
+        relaxation=RELAXATION,
+        harmonic=harmonic,
+    )
+    options = {
+        "regularisation": regularisation,
+        "penalty": regularisation / GRADIENT_STEP,
+        "relaxation": RELAXATION,
+        "like": local_field,
+        "edges": shares,
+    }
+    if tgv:
+        prior = GeneralisedVariation(shape, size, bend=bend * regularisation, **options)
+    else:
+        prior = Variation(shape, size, **options)
+    chi = minimised(data, prior, shape, iterations=iterations, tolerance=tolerance, progress=progress)
+    return crop(chi, dipole.shape) * mask
 
 
 def proximal_of_phase(

@@ -159,6 +159,10 @@ def star(
     """
 
     def level(field: Volume, regularisation: float, done: int) -> Volume:
+        def told(step: int, _: int) -> None:
+            if progress is not None:
+                progress(done + step, 2 * iterations)
+
         return total_variation(
             field,
             mask,
@@ -168,7 +172,7 @@ def star(
             penalty=100 * regularisation,
             iterations=iterations,
             tolerance=tolerance,
-            progress=None if progress is None else lambda step, _: progress(done + step, 2 * iterations),
+            progress=told,
         )
 
     strong = level(local_field, strong_regularisation, 0)

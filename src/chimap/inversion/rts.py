@@ -1,7 +1,8 @@
 """Rapid two-step inversion: what the field tells well is solved for, the rest of k-space filled in."""
 
 from chimap.arrays import Mask, Progress, Volume
-from chimap.inversion.admm import FixedData, Variation, minimised, one_by_one
+from chimap.inversion.admm import FixedData, Variation, minimised
+from chimap.inversion.batch import one_by_one
 from chimap.linalg import conjugate_gradient, crop, irfft, rfft
 from chimap.physics.dipole import DipoleModel
 
@@ -10,6 +11,7 @@ GRADIENT_STEP = 1e-3
 RELAXATION = 1.8
 
 
+@one_by_one
 def rts(
     local_field: Volume,
     mask: Mask,
@@ -47,30 +49,26 @@ def rts(
     References:
         Kames et al. 2018, doi:10.1016/j.neuroimage.2017.11.018.
     """
-
-    def invert(field: Volume, mask: Mask, _: Volume | None) -> Volume:
-        shape, d = dipole.padded_shape, dipole.spectrum
-        square = d.square()
-        x = conjugate_gradient(
-            lambda volume: irfft(rfft(volume).mul_(square), shape),
-            irfft(rfft(field * mask, shape).mul_(d), shape),
-            iterations=steps,
-            tolerance=0.0,
-        )
-        start = rfft(crop(x, dipole.shape) * mask, shape)
-        kept = (d.abs() > threshold).to(d.dtype)
-        penalty = regularisation / GRADIENT_STEP
-        prior = Variation(
-            shape,
-            dipole.voxel_size,
-            regularisation=regularisation,
-            penalty=penalty,
-            relaxation=RELAXATION,
-            like=field,
-        )
-        data = FixedData(kept, start * kept)
-        options = {"iterations": iterations, "tolerance": tolerance, "progress": progress}
-        chi = minimised(data, prior, shape, start=start, **options)
-        return crop(chi, dipole.shape) * mask
-
-    return one_by_one(invert, local_field, mask, None)
+    shape, d = dipole.padded_shape, dipole.spectrum
+    square = d.square()
+    x = conjugate_gradient(
+        lambda volume: irfft(rfft(volume).mul_(square), shape),
+        irfft(rfft(local_field * mask, shape).mul_(d), shape),
+        iterations=steps,
+        tolerance=0.0,
+    )
+    start = rfft(crop(x, dipole.shape) * mask, shape)
+    kept = (d.abs() > threshold).to(d.dtype)
+    penalty = regularisation / GRADIENT_STEP
+    prior = Variation(
+        shape,
+        dipole.voxel_size,
+        regularisation=regularisation,
+        penalty=penalty,
+        relaxation=RELAXATION,
+        like=local_field,
+    )
+    data = FixedData(kept, start * kept)
+    options = {"iterations": iterations, "tolerance": tolerance, "progress": progress}
+    chi = minimised(data, prior, shape, start=start, **options)
+    return crop(chi, dipole.shape) * mask

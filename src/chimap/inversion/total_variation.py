@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from chimap.arrays import Mask, Volume
-from chimap.inversion.admm import FixedData, SplitData, Variation, minimised, one_by_one
+from chimap.inversion.admm import FixedData, SplitData, Variation, minimised
+from chimap.inversion.batch import one_by_one
 from chimap.linalg import crop, rfft
 from chimap.physics.dipole import DipoleModel
 
 
+@one_by_one
 def total_variation(
     local_field: Volume,
     mask: Mask,
@@ -45,18 +47,14 @@ def total_variation(
     References:
         Bilgic et al. 2014, doi:10.1002/mrm.25029; Milovic et al. 2018, doi:10.1002/mrm.27073.
     """
-
-    def invert(field: Volume, mask: Mask, weight: Volume | None) -> Volume:
-        shape, d = dipole.padded_shape, dipole.spectrum
-        if weight is None:
-            data = FixedData(d.square(), rfft(field * mask, shape).mul_(d))
-        else:
-            data = SplitData(mask, dipole, proximal_of_square(field[mask], weight[mask]))
-        prior = Variation(shape, dipole.voxel_size, regularisation=regularisation, penalty=penalty, like=field)
-        chi = minimised(data, prior, shape, iterations=iterations, tolerance=tolerance, progress=progress)
-        return crop(chi, dipole.shape) * mask
-
-    return one_by_one(invert, local_field, mask, weight)
+    shape, d = dipole.padded_shape, dipole.spectrum
+    if weight is None:
+        data = FixedData(d.square(), rfft(local_field * mask, shape).mul_(d))
+    else:
+        data = SplitData(mask, dipole, proximal_of_square(local_field[mask], weight[mask]))
+    prior = Variation(shape, dipole.voxel_size, regularisation=regularisation, penalty=penalty, like=local_field)
+    chi = minimised(data, prior, shape, iterations=iterations, tolerance=tolerance, progress=progress)
+    return crop(chi, dipole.shape) * mask
 
 
 def proximal_of_square(field: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor]:
