@@ -61,7 +61,9 @@ def main() -> None:
     scan, truth = acquire(head, field_error=options.field_error)
     field = (truth.local_field + truth.field_error) * truth.mask
     inputs = Inputs(field, truth.mask, scan.voxel_size, scan.b0_direction)
-    print(f"grid {tuple(options.shape)}, field error {100 * options.field_error:g} %, {torch.get_num_threads()} threads")
+    print(
+        f"grid {tuple(options.shape)}, field error {100 * options.field_error:g} %, {torch.get_num_threads()} threads"
+    )
     print("| method | seconds | steps | peak memory [MiB] | NRMSE [%] | XSIM |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for method in CLASSICAL:

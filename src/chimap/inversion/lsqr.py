@@ -1,4 +1,4 @@
-"""Weighted least squares stopped early (LSQR), its streaks estimated and removed (iLSQR), and in two levels (STAR).
+"""Weighted least squares stopped early (LSQR), that less its streaks (iLSQR), and inversion in two levels (STAR).
 
 Least squares are solved by conjugate gradients on the normal equations, which in exact arithmetic take the steps of
 LSQR (Paige and Saunders 1982, doi:10.1145/355984.355989). The unknown is held in k-space, where the dipole kernel is
@@ -128,7 +128,7 @@ def star(
     dipole: DipoleModel,
     weight: Volume | None = None,
     *,
-    strong_regularisation: float = 1e-2,
+    strong_regularisation: float = 5e-3,
     regularisation: float = 3e-4,
     iterations: int = 50,
     tolerance: float = 1e-3,
@@ -159,10 +159,7 @@ def star(
     """
 
     def level(field: Volume, regularisation: float, done: int) -> Volume:
-        def told(step: int, _: int) -> None:
-            if progress is not None:
-                progress(done + step, 2 * iterations)
-
+        count = counted(progress, 2 * iterations, done)
         return total_variation(
             field,
             mask,
@@ -172,7 +169,7 @@ def star(
             penalty=100 * regularisation,
             iterations=iterations,
             tolerance=tolerance,
-            progress=told,
+            progress=lambda *_: count(),
         )
 
     strong = level(local_field, strong_regularisation, 0)
@@ -276,7 +273,7 @@ def streaks(
     near[0, 0, 0] = False  # no difference shows the mean
     (places,) = torch.nonzero(near.flatten(), as_tuple=True)
     spread = multiplicity(shape[2], like=chi).sqrt_()[places % d.shape[2]]
-    spectrum = torch.zeros(d.shape, dtype=torch.complex64, device=d.device)
+    spectrum = torch.zeros(d.shape, dtype=chi.dtype.to_complex(), device=d.device)
 
     def image(s: Tensor) -> Volume:
         spectrum.view(-1)[places] = as_complex(s).flatten() / spread
