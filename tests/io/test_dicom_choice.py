@@ -75,6 +75,13 @@ def test_what_cannot_be_used_is_listed_with_the_reason(tmp_path):
     write_series(tmp_path / "channels", "P", {channel: 0.01 for channel in range(1, 5)}, number=5)
     (row,) = dicom.survey(tmp_path / "channels")
     assert "24 images at 6 places" in row.use and "channels of a coil" in row.use and not row.usable
+    (tmp_path / "junk").mkdir()
+    (tmp_path / "junk" / "a.txt").write_text("no image")
+    (tmp_path / "junk" / "b.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 40)
+    assert len(dicom.survey(tmp_path / "junk")) == 2
+    with pytest.raises(InputError, match="is empty"):
+        (tmp_path / "nothing").mkdir()
+        dicom.survey(tmp_path / "nothing")
     with pytest.raises(InputError, match="is a file; needed the folder .*unpacked"):
         dicom.survey(tmp_path / "gap" / "4_M_1_0.dcm")
 

@@ -168,7 +168,7 @@ def test_the_command_writes_maps_and_dicom_together(tmp_path, capsys):
         assert word not in kept
     (output / "dicom" / "other.dcm").write_text("of another run")
     assert cli.main(command) == 2
-    assert "holds files of something else" in capsys.readouterr().err
+    assert "files of something else" in capsys.readouterr().err
 
 
 def sphere(kind: str, echo: int) -> np.ndarray:

@@ -191,9 +191,7 @@ def _dicom_writer(scan: Scan, plan: Plan, target: Path) -> Callable[[Path, Maps]
     series = dicom_output.source_of(scan)
     left = {path.name for path in target.glob("*")} - set(dicom_output.file_names(series))
     if left:
-        raise InputError(
-            f"{target} holds files of something else ({len(left)}); DICOM is written to a folder of its own"
-        )
+        raise InputError(f"{target} holds {len(left)} files of something else; needed another --output for this DICOM")
     reference = "relative to its mean in the mask" if plan.reference == "mask" else "without a reference"
     how = f"{find(plan.inversion, *TO_CHI).label}, {reference}"
     description = f"Magnetic susceptibility [ppb] by chimap: {how}. The report of the run says more."

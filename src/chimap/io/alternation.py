@@ -26,7 +26,7 @@ def agreement(phase: np.ndarray, magnitude: np.ndarray | None) -> tuple[float, .
     for axis in range(3):
         along = np.moveaxis(signal, axis, 0)
         product = along[:-1].conj() * along[1:]
-        found.append(float(product.real.sum() / max(float(np.abs(product).sum()), 1e-30)))
+        found.append(float(np.real(product).sum() / max(float(np.abs(product).sum()), 1e-30)))
     return tuple(found)
 
 

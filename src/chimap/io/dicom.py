@@ -223,7 +223,7 @@ def _convert(stacks: Sequence[Stack], folder: Path, notes: list[str]) -> list[Im
 
 
 def _unpacked(stack: Stack) -> Image:
-    """A volume out of a multi-frame file that holds others too, which converters split by fields that vary by vendor."""
+    """A volume out of a multi-frame file that holds others, too, which a converter may not tell apart."""
     first, last = stack.frames[0], stack.frames[-1]
     slices = np.empty((len(stack.frames), first.rows, first.columns), np.float32)
     for path in {frame.path for frame in stack.frames}:

@@ -138,9 +138,7 @@ def table(stacks: Sequence[Stack], rest: Sequence[Rest]) -> list[Row]:
         )
         for some in rest
     ]
-    return sorted(made, key=lambda row: row.series or 0) + sorted(
-        others, key=lambda row: (row.series is None, row.series)
-    )
+    return sorted([*made, *others], key=lambda row: (row.series is None, row.series or 0))
 
 
 def same_place(a: Stack, b: Stack) -> bool:

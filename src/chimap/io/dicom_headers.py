@@ -15,7 +15,7 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels import iter_pixels
+from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from chimap.errors import InputError
@@ -161,10 +161,8 @@ def read_frames(paths: Iterable[Path]) -> tuple[list[Frame], list[Rest]]:
                 if not why:
                     found = list(_frames(path, dataset))
                 if why != DIRECTORY:
-                    series, description = (
-                        int(dataset.get("SeriesNumber") or 0),
-                        str(dataset.get("SeriesDescription", "")),
-                    )
+                    series = int(dataset.get("SeriesNumber") or 0)
+                    description = str(dataset.get("SeriesDescription", ""))
         except InvalidDicomError:
             why = "no DICOM file"
         except (OSError, EOFError, ValueError, AttributeError, KeyError, IndexError, TypeError, NotImplementedError):
@@ -185,10 +183,10 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def read_header(path: Path, tags: Sequence[str | int] | None = None) -> Dataset:
+def read_header(path: Path, tags: list[Any] | None = None) -> Dataset:
     """Everything before the pixels, or some of it, also of a file that lacks the preamble."""
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=None if tags is None else list(tags))
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
     except InvalidDicomError:
         with path.open("rb") as stream:
             start = stream.read(4)

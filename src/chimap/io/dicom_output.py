@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -209,7 +210,7 @@ def _shared(header: Dataset, group: str) -> Dataset | None:
     return None
 
 
-def _decimals(numbers: Sequence[float] | np.ndarray) -> list[DSfloat]:
+def _decimals(numbers: Sequence[float] | np.ndarray) -> list[Any]:
     """Decimal strings of at most 16 characters, as DICOM has them."""
     return [DSfloat(float(number), auto_format=True) for number in numbers]
 
