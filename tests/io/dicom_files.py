@@ -39,13 +39,14 @@ def write_series(
     left_out: int | None = None,
     values: Callable[[str, int], np.ndarray] = stored_values,
     private: dict[int, tuple[str, object]] | None = None,
+    series_uid: str | None = None,
     **fields,
 ) -> None:
     """Files of one series, `times` being {echo number: echo time [s]}; several kinds may share a number."""
     folder.mkdir(parents=True, exist_ok=True)
     along_row, along_column = oblique(degrees)
     normal = np.cross(along_row, along_column)
-    uid = generate_uid(entropy_srcs=[f"series {number}"])
+    uid = series_uid or generate_uid(entropy_srcs=[f"series {number}"])
     for echo, time in times.items():
         volume = values(kind, echo)
         for k in range(SHAPE[2]):
@@ -53,7 +54,7 @@ def write_series(
                 continue
             data = Dataset()
             data.SOPClassUID = "1.2.840.10008.5.1.4.1.1.4"
-            data.SOPInstanceUID = generate_uid(entropy_srcs=[f"{number} {kind} {echo} {k}"])
+            data.SOPInstanceUID = generate_uid(entropy_srcs=[f"{uid} {kind} {echo} {k}"])
             data.StudyInstanceUID, data.SeriesInstanceUID, data.FrameOfReferenceUID = STUDY, uid, PLACE
             data.Modality, data.Manufacturer, data.InstitutionName = "MR", manufacturer, "Hospital of Nowhere"
             data.PatientName, data.StationName, data.DeviceSerialNumber = "Doe^Jane", "STATION", "12345"

@@ -67,6 +67,24 @@ def test_echoes_in_series_of_their_own_are_chosen_together(tmp_path):
     assert dicom.read_scan(tmp_path, series=[17, 18, 19]).echo_times == pytest.approx(tuple(TIMES.values()))
 
 
+def test_two_studies_are_never_mixed(tmp_path):
+    for study in ("1.2.3", "1.2.4"):
+        for kind, number in (("M", 4), ("P", 5)):
+            write_series(
+                tmp_path / study, kind, TIMES, number=number, series_uid=f"{study}.{number}", StudyInstanceUID=study
+            )
+    with pytest.raises(InputError, match="put the series of one study into a folder of its own"):
+        dicom.read_scan(tmp_path, series=[5])
+    rows = dicom.survey(tmp_path)
+    assert [row.use for row in rows if row.kind == "phase"] == 2 * ["phase, in a folder of its own"]
+    for file in (tmp_path / "1.2.4").glob("5_*"):
+        file.unlink()
+    for file in (tmp_path / "1.2.3").glob("4_*"):
+        file.unlink()
+    assert [row.use for row in dicom.survey(tmp_path)] == ["not used: another study than the phase", "phase"]
+    assert dicom.read_scan(tmp_path).magnitude is None
+
+
 def test_what_cannot_be_used_is_listed_with_the_reason(tmp_path):
     write_series(tmp_path / "gap", "P", TIMES, number=5, left_out=2)
     write_series(tmp_path / "gap", "M", TIMES, number=4)
@@ -99,4 +117,4 @@ def test_the_printed_table_names_no_person_and_no_place(tmp_path, capsys):
 def test_the_real_folder_in_the_table(shared_data):
     rows = dicom.survey(shared_data / "real" / "siemens-dicom")
     found = [(row.series, row.kind, row.use) for row in rows]
-    assert found == [(2, "magnitude", "magnitude"), (3, "phase", "phase difference"), (None, "", found[2][2])]
+    assert found == [(2, "magnitude", "magnitude"), (3, "phase", "phase difference, 2.46 ms"), (None, "", found[2][2])]

@@ -87,10 +87,12 @@ def choose(
         raise InputError(f"{where}, but {_listed(stacks)}")
     if len(found) > 1:
         phases = [stack for phase in found for stack in phase]
+        how = "choose one of them with --series NUMBER"
+        if any(_shares_number(phase, found) for phase in found):
+            how = "put the series of one study into a folder of its own, as numbers occur twice"
         channels = f"; {checks.CHANNELS}" if _alike(phases) else ""
         raise InputError(
-            f"{folder}: more than one acquisition with phase images was found ({_listed(phases)}); "
-            f"choose one of them with --series NUMBER{channels}"
+            f"{folder}: more than one acquisition with phase images was found ({_listed(phases)}); {how}{channels}"
         )
     chosen = [stack for stack in stacks if stack.first.series in series]
     narrowed = chosen if any(stack.first.kind == "magnitude" for stack in chosen) else stacks
@@ -108,12 +110,16 @@ def table(stacks: Sequence[Stack], rest: Sequence[Rest]) -> list[Row]:
     for phase in candidates:
         numbers = " ".join(map(str, _series(phase)))
         hint = f", --series {numbers}" if len(candidates) > 1 else ""
+        if _shares_number(phase, candidates):
+            hint = ", in a folder of its own"
         try:
             acquisition = _acquisition(phase, stacks, None)
         except InputError as problem:
             problems |= {id(stack): _without_name(str(problem), phase) for stack in phase}
             continue
-        name = "phase difference" if acquisition.pair else "phase"
+        name = "phase"
+        if acquisition.pair is not None:
+            name = f"phase difference, {1000 * (acquisition.pair[1] - acquisition.pair[0]):.4g} ms"
         uses |= {id(stack): f"{name}{hint}" for stack in (*acquisition.phase, *acquisition.imaginary)}
         beside = f"magnitude of {numbers}" if len(candidates) > 1 else "magnitude"
         for stack in acquisition.magnitude:
@@ -174,9 +180,18 @@ def _candidates(stacks: Sequence[Stack]) -> list[list[Stack]]:
     return [sorted(phase, key=lambda stack: stack.first.echo_time) for phase in found]
 
 
+def _shares_number(phase: Sequence[Stack], candidates: Sequence[Sequence[Stack]]) -> bool:
+    others = [stack for other in candidates if other is not phase for stack in other]
+    return bool(set(_series(phase)) & set(_series(others)))
+
+
 def _alike(stacks: Sequence[Stack]) -> bool:
     first = stacks[0]
-    return all(stack.first.protocol == first.first.protocol and same_place(stack, first) for stack in stacks)
+    return all(_same_protocol(stack, first) and same_place(stack, first) for stack in stacks)
+
+
+def _same_protocol(a: Stack, b: Stack) -> bool:
+    return (a.first.study, a.first.protocol) == (b.first.study, b.first.protocol)
 
 
 def _repeated(stacks: Sequence[Stack]) -> bool:
@@ -202,13 +217,8 @@ def _acquisition(phase: Sequence[Stack], stacks: Sequence[Stack], echo_times: Se
 
 def _imaginary(real: Stack, stacks: Sequence[Stack]) -> Stack:
     def fits(stack: Stack) -> bool:
-        own, other = real.first, stack.first
-        return (
-            other.kind == "imaginary"
-            and checks.same_time(other.echo_time, own.echo_time)
-            and other.protocol == own.protocol
-            and same_place(stack, real)
-        )
+        same = checks.same_time(stack.first.echo_time, real.first.echo_time) and _same_protocol(stack, real)
+        return stack.first.kind == "imaginary" and same and same_place(stack, real)
 
     found = [stack for stack in stacks if fits(stack)]
     if not found:
@@ -235,10 +245,14 @@ def _magnitude(phase: Sequence[Stack], pair: tuple[float, float] | None, stacks:
 
 
 def _magnitudes_on(phase: Stack, stacks: Sequence[Stack]) -> list[Stack]:
-    """Magnitude volumes on the grid of a phase volume, those of its protocol where there are any."""
-    found = [stack for stack in stacks if stack.first.kind == "magnitude" and same_place(stack, phase)]
-    same = [stack for stack in found if stack.first.protocol == phase.first.protocol]
-    return same or found
+    """Magnitude volumes of a phase volume's study and grid, those of its protocol where there are any."""
+
+    def fits(stack: Stack) -> bool:
+        of_study = stack.first.study == phase.first.study
+        return stack.first.kind == "magnitude" and of_study and same_place(stack, phase)
+
+    found = [stack for stack in stacks if fits(stack)]
+    return [stack for stack in found if _same_protocol(stack, phase)] or found
 
 
 def _echo_pair(phase: Sequence[Stack], stacks: Sequence[Stack]) -> tuple[tuple[float, float] | None, list[str]]:
@@ -280,6 +294,8 @@ def _why_not(members: Sequence[Stack], phases: Sequence[Stack]) -> str:
         return "phase images are there" if phases[0].first.kind == "phase" else "there is no real part beside it"
     if phases[0].first.kind == "real":
         return "magnitude comes from the real and imaginary parts"
+    if not some(lambda stack, phase: stack.first.study == phase.first.study):
+        return "another study than the phase"
     if not some(same_place):
         return "other voxels than the phase"
     if not some(lambda stack, phase: checks.same_time(stack.first.echo_time, phase.first.echo_time)):

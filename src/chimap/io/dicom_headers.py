@@ -34,6 +34,7 @@ TAGS = [
         "ImageType",
         "Modality",
         "Manufacturer",
+        "StudyInstanceUID",
         "SeriesInstanceUID",
         "SeriesNumber",
         "SeriesDescription",
@@ -81,6 +82,7 @@ class Frame:
     kind: Kind
     sop_class: str
     instance: str
+    study: str
     uid: str
     series: int
     description: str
@@ -160,6 +162,8 @@ def read_frames(paths: Iterable[Path]) -> tuple[list[Frame], list[Rest]]:
                 why = _no_slice(dataset)
                 if not why:
                     found = list(_frames(path, dataset))
+                    lacking = "position or spacing" if dataset.get("EchoTime") else "echo time"
+                    why = "" if found else f"no {lacking}"
                 if why != DIRECTORY:
                     series = int(dataset.get("SeriesNumber") or 0)
                     description = str(dataset.get("SeriesDescription", ""))
@@ -174,7 +178,7 @@ def read_frames(paths: Iterable[Path]) -> tuple[list[Frame], list[Rest]]:
             seen.add(unique)
         frames += found
         if not found:
-            rest[series, description, why or "slices without position, spacing or echo time"] += 1
+            rest[series, description, why] += 1
     return frames, [Rest(*key, files) for key, files in rest.items()]
 
 
@@ -358,6 +362,7 @@ def _frames(path: Path, dataset: Dataset) -> Iterator[Frame]:
             kind=_kind({str(word).upper() for word in image_type}, str(component).upper(), dataset),
             sop_class=str(dataset.get("SOPClassUID", "")),
             instance=str(dataset.get("SOPInstanceUID", "")),
+            study=str(dataset.get("StudyInstanceUID", "")),
             uid=str(dataset.get("SeriesInstanceUID", "")),
             series=int(dataset.get("SeriesNumber") or 0),
             description=str(dataset.get("SeriesDescription", "")),
