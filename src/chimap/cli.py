@@ -42,6 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--phase", nargs="+", type=Path, metavar="FILE", help="one 4D NIfTI, or one 3D file per echo")
     source.add_argument("--magnitude", nargs="+", type=Path, default=[], metavar="FILE", help="likewise")
     source.add_argument("--dicom", type=Path, metavar="DIR", help="a folder of DICOM files instead")
+    source.add_argument(
+        "--series", nargs="+", type=int, default=[], metavar="N", help="of --dicom: numbers as in `chimap dicom DIR`"
+    )
     source.add_argument("--mask", type=Path, metavar="FILE", help="brain mask; made from the data if not given")
     source.add_argument("--echo-times", nargs="+", type=float, metavar="S", help="seconds, where no JSON has them")
     source.add_argument("--field-strength", type=float, metavar="T", help="tesla, where no JSON has it")
@@ -80,7 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--reference", choices=("mask", "none"), help="what chi is relative to: its mean in the mask")
     _add_settings(plan)
     run.add_argument("--output", type=Path, required=True, metavar="DIR")
+    run.add_argument("--write-dicom", action="store_true", help="also chi as a DICOM series of the patient of --dicom")
     run.set_defaults(function=_run)
+
+    dicom = commands.add_parser("dicom", help="what a folder of DICOM files holds, and what of it can be used")
+    dicom.add_argument("folder", type=Path, metavar="DIR")
+    dicom.set_defaults(function=_dicom)
 
     invert = commands.add_parser("invert", help="a local field to chi")
     invert.add_argument("--local-field", type=Path, required=True, metavar="FILE")
@@ -225,6 +233,8 @@ def _run(options: argparse.Namespace, command: list[str]) -> None:
         raise InputError("give either --phase (with --magnitude) or --dicom")
     if options.dicom and options.magnitude:
         raise InputError("--magnitude goes with --phase; a DICOM folder brings its own magnitude")
+    if not options.dicom and (options.series or options.write_dicom):
+        raise InputError("--series and --write-dicom go with --dicom; NIfTI files do not say whose study they are")
     from chimap.commands import reconstruction
     from chimap.plan import plan_named
 
@@ -244,6 +254,7 @@ def _run(options: argparse.Namespace, command: list[str]) -> None:
         phase=options.phase or [],
         magnitude=options.magnitude,
         dicom=options.dicom,
+        series=options.series,
         mask=options.mask,
         echo_times=options.echo_times,
         field_strength=options.field_strength,
@@ -252,8 +263,15 @@ def _run(options: argparse.Namespace, command: list[str]) -> None:
         phase_sign=options.phase_sign,
         plan=plan,
         output=options.output,
+        write_dicom=options.write_dicom,
         command=command,
     )
+
+
+def _dicom(options: argparse.Namespace, command: list[str]) -> None:
+    from chimap.commands import dicom
+
+    dicom.survey(options.folder)
 
 
 def _invert(options: argparse.Namespace, command: list[str]) -> None:

@@ -1,7 +1,7 @@
 """From files to maps: `chimap run` and `chimap invert`."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ def run(
     phase: Sequence[Path],
     magnitude: Sequence[Path],
     dicom: Path | None,
+    series: Sequence[int],
     mask: Path | None,
     echo_times: Sequence[float] | None,
     field_strength: float | None,
@@ -32,6 +33,7 @@ def run(
     phase_sign: int | None,
     plan: Plan,
     output: Path,
+    write_dicom: bool,
     command: Sequence[str],
 ) -> None:
     """An acquisition to chi, fields, masks, a report and its provenance in the folder `output`."""
@@ -39,7 +41,7 @@ def run(
     if dicom is not None:
         from chimap.io import dicom as dicom_series
 
-        read = partial(dicom_series.read_scan, dicom)
+        read = partial(dicom_series.read_scan, dicom, series=series)
     else:
         read = partial(nifti.read_scan, phase, magnitude)
     scan = read(
@@ -51,12 +53,17 @@ def run(
         phase_sign=phase_sign,
     )
     tell(scan.warnings)
+    export = _dicom_writer(scan, plan, output / "dicom") if write_dicom else None
     maps = reconstruct(scan, plan)
     with whole_directory(output) as folder:
         write_maps(folder, scan, maps, plan, command=command)
+        if export is not None:
+            export(folder / "dicom", maps)
     tell(maps.warnings)
     print_seconds(maps)
     console.print(f"Maps: {output}/chi.nii.gz, total_field, local_field, mask\nReport: {output / 'report.html'}")
+    if write_dicom:
+        console.print(f"DICOM: {output / 'dicom'}, with the patient's name and number as in {dicom}")
 
 
 def invert(
@@ -195,6 +202,21 @@ def write_maps(
     extras = None if comparison is None else {name: f"{value:.4g}" for name, value in comparison.items()}
     write_report(folder / "report.html", scan, maps, plan, extras=extras)
     write_provenance(folder / "provenance.json", scan, maps, plan, command=command, seed=seed)
+
+
+def _dicom_writer(scan: Scan, plan: Plan, target: Path) -> Callable[[Path, Maps], None]:
+    """Writes chi as a DICOM series of the scan's study. Made before the work begins, so that it fails before."""
+    from chimap.io import dicom_output
+    from chimap.methods import TO_CHI, find
+
+    series = dicom_output.source_of(scan)
+    left = {path.name for path in target.glob("*")} - set(dicom_output.file_names(series))
+    if left:
+        raise InputError(f"{target} holds {len(left)} files of something else; needed another --output for this DICOM")
+    reference = "relative to its mean in the mask" if plan.reference == "mask" else "without a reference"
+    how = f"{find(plan.inversion, *TO_CHI).label}, {reference}"
+    description = f"Magnetic susceptibility [ppb] by chimap: {how}. The report of the run says more."
+    return lambda folder, maps: dicom_output.write_series(folder, maps.chi, series, description=description)
 
 
 def print_seconds(maps: Maps) -> None:
