@@ -92,7 +92,7 @@ def invert(
     field, affine = nifti.read_volume(local_field)
     inside, notes = nifti.read_mask(mask, affine, field.shape, str(local_field))
     tell(notes)
-    field = _in_ppm(field, inside, units, field_strength, echo_time, name=str(local_field))
+    field = in_ppm(field, inside, units, field_strength, echo_time, name=str(local_field))
     size = space.voxel_size(affine)
     b0 = space.b0_from_affine(affine) if b0_direction is None else space.b0_from_user(b0_direction)
     weight = None
@@ -180,7 +180,7 @@ def print_seconds(maps: Maps) -> None:
     print_table({f"{name} [s]": seconds for name, seconds in maps.seconds.items()})
 
 
-def _in_ppm(
+def in_ppm(
     field: Volume,
     mask: Mask,
     units: str | None,
