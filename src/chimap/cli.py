@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("--reference", choices=("mask", "none"), help="what chi is relative to: its mean in the mask")
     _add_settings(plan)
+    _add_choice(plan)
     run.add_argument("--output", type=Path, required=True, metavar="DIR")
     run.set_defaults(function=_run)
 
@@ -93,6 +94,13 @@ def _parser() -> argparse.ArgumentParser:
     invert.add_argument("--method", default="tv", metavar="NAME", help=", ".join(methods.names("inversion")))
     invert.add_argument("--reference", choices=("mask", "none"), default="none", help="what chi is relative to")
     _add_settings(invert)
+    _add_choice(invert)
+    invert.add_argument(
+        "--field-error",
+        type=float,
+        metavar="PPM",
+        help="SD of the local field's error, for --choose-regularisation discrepancy; estimated if not given",
+    )
     invert.add_argument("--resume", action="store_true", help="go on where zs-uqsm+ or dip was stopped")
     invert.add_argument("--output", type=Path, required=True, metavar="FILE")
     invert.set_defaults(function=_invert)
@@ -256,6 +264,14 @@ def _add_settings(group: argparse._ActionsContainer) -> None:
     )
 
 
+def _add_choice(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--choose-regularisation",
+        choices=("discrepancy", "l-curve"),
+        help="from the field: where chi explains it as well as it is known, or at the corner of the L-curve",
+    )
+
+
 def _run(options: argparse.Namespace, command: list[str]) -> None:
     if bool(options.phase) == bool(options.dicom):
         raise InputError("give either --phase (with --magnitude) or --dicom")
@@ -274,6 +290,7 @@ def _run(options: argparse.Namespace, command: list[str]) -> None:
         two_pass=options.two_pass or None,
         noise_limit=options.noise_limit,
         reference=options.reference,
+        choose_regularisation=options.choose_regularisation,
         settings=methods.settings_from_text(options.set),
     )
     reconstruction.run(
@@ -306,6 +323,8 @@ def _invert(options: argparse.Namespace, command: list[str]) -> None:
         method=options.method,
         reference=options.reference,
         settings=methods.settings_from_text(options.set),
+        choose_regularisation=options.choose_regularisation,
+        field_error=options.field_error,
         resume=options.resume,
         output=options.output,
         command=command,

@@ -79,7 +79,7 @@ def cosmos(
                 begin(f"registering scan {index + 1} to the first", scans + 1)
                 motion = register(positions[index], positions[0])
                 positions[index] = replace(positions[index], to_common=motion)
-            how = "registration of the magnitudes: rigid, by correlation"
+            how = "registration of the magnitudes: rigid, by mutual information"
         elif transforms:
             how = "given by the user"
             notes += _turned_around(positions, transforms)
@@ -201,9 +201,7 @@ def _turned_around(positions: Sequence[Position], names: Sequence[Path]) -> list
     return found
 
 
-def _inverted(
-    moved: Sequence[Position], settings: Mapping[str, Mapping[str, Any]]
-) -> tuple[torch.Tensor, list[float]]:
+def _inverted(moved: Sequence[Position], settings: Mapping[str, Mapping[str, Any]]) -> tuple[torch.Tensor, list[float]]:
     """chi [ppm], and the share of each field in its mask that chi does not explain."""
     size = space.voxel_size(moved[0].affine)
     masks = torch.stack([position.mask for position in moved])

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ def run(
     )
     tell(scan.warnings)
     maps = reconstruct(scan, plan)
+    plan = replace(plan, settings=pipeline.with_settings(plan.settings, maps.settings))
     with whole_directory(output) as folder:
         write_maps(folder, scan, maps, plan, command=command)
     tell(maps.warnings)
@@ -71,6 +73,8 @@ def invert(
     method: str,
     reference: str,
     settings: Mapping[str, Mapping[str, Any]],
+    choose_regularisation: str | None = None,
+    field_error: float | None = None,
     resume: bool,
     output: Path,
     command: Sequence[str],
@@ -99,6 +103,26 @@ def invert(
     if magnitude is not None:
         weight, magnitude_affine = nifti.read_volume(magnitude)
         checks.same_grid(str(magnitude), weight.shape, magnitude_affine, str(local_field), field.shape, affine)
+    choice = None
+    if field_error is not None and choose_regularisation != "discrepancy":
+        raise InputError("--field-error is for --choose-regularisation discrepancy")
+    if choose_regularisation is not None:
+        with progress() as begin:
+            choice = pipeline.chosen_regularisation(
+                field,
+                inside,
+                size,
+                b0,
+                magnitude=weight,
+                method=method,
+                criterion=choose_regularisation,
+                error=field_error,
+                settings=settings,
+                on_step=lambda step, steps: begin(f"{method}: choosing lambda, inversion {step}", steps + 1),
+            )
+        settings = pipeline.with_settings(settings, {found.name: {"regularisation": choice.regularisation}})
+        if not choice.reached:
+            tell([f"{choice.sentence}."])
     if not resume:
         checkpoint.unlink(missing_ok=True)
     try:
@@ -134,6 +158,11 @@ def invert(
         or "the scan's own",
         "versions": versions(),
     }
+    if choice is not None:
+        record["choice of the regularisation"] = {
+            "how": choice.sentence,
+            "points": [vars(point) for point in choice.points],
+        }
     with whole_file(output) as target:
         nifti.write_volume(target, chi, affine, description=f"chi [ppm], {found.label}")
     with whole_file(output.with_name(output.name.split(".nii")[0] + ".json")) as target:

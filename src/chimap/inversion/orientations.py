@@ -134,8 +134,8 @@ def conditioning(b0_directions: Sequence[Triple], *, samples: int = 20_000) -> C
     if not angles or max(angles) < ALIKE:
         found = f"by {max(angles):.1f} degrees at most" if angles else "not at all, as there is one scan"
         raise InputError(
-            f"the directions of B0 in the head differ {found}: COSMOS needs the head, not the slab, turned between scans, "
-            f"by {ALIKE:g} degrees at the least and better by 20 and more"
+            f"the directions of B0 in the head differ {found}: COSMOS needs the head, not the slab, turned between "
+            f"scans, by {ALIKE:g} degrees at the least and better by 20 and more"
         )
     # a spiral from the pole to the equator, every sample for the same area
     index = torch.arange(samples, dtype=torch.float64) + 0.5

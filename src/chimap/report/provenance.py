@@ -53,6 +53,7 @@ def provenance(
         "mask_noise_limit": plan.noise_limit_for(own_mask=scan.mask is None),
         "mask_erosion_mm": plan.erosion,
         "two_pass": plan.two_pass,
+        "choice_of_regularisation": plan.choose_regularisation,
         "chi_reference": plan.reference,
         "methods": {
             row.method.stage: {
