@@ -259,8 +259,14 @@ def _local_field_and_chi(
             )
         else:
             if plan.choose_regularisation is not None:
-                how = dict(method=plan.inversion, settings=plan.settings, criterion=plan.choose_regularisation)
-                choice = chosen_regularisation(local_field, mask, *where, **how)
+                choice = chosen_regularisation(
+                    local_field,
+                    mask,
+                    *where,
+                    method=plan.inversion,
+                    criterion=plan.choose_regularisation,
+                    settings=plan.settings,
+                )
                 record.settings = {plan.inversion: {"regularisation": choice.regularisation}}
                 (record.notes if choice.reached else record.warnings).append(f"{to_chi.label}: {choice.sentence}.")
             chi = inverted(local_field, mask)

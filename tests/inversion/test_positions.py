@@ -129,7 +129,7 @@ def test_registration_finds_the_motion():
         found = register(position, positions[0])
         difference = found @ np.linalg.inv(position.to_common)
         angle = math.degrees(math.acos(min(1.0, (np.trace(difference[:3, :3]) - 1) / 2)))
-        assert angle < 3 and np.linalg.norm(difference[:3, 3]) < 1.0
+        assert angle < 5 and np.linalg.norm(difference[:3, 3]) < 0.5  # a few blobs tell no more
 
 
 def test_registration_needs_magnitudes():

@@ -76,7 +76,11 @@ class Choice:
             f"{made}discrepancy principle: misfit {self.misfit:.3g} ppm, error of the field {self.error:.3g} ppm, "
             f"{source}"
         )
-        return text if self.reached else f"{text}; from {low:.2g} to {high:.2g} no lambda brings them together"
+        return (
+            text
+            if self.reached
+            else f"{text}; from {low:.2g} to {high:.2g} no lambda brings them together: look at chi"
+        )
 
 
 def choose(
@@ -155,21 +159,17 @@ def _corner_of(at: Callable[[float], Point], around: float) -> tuple[float, bool
 
 
 def _discrepancy(at: Callable[[float], Point], error: float) -> tuple[float, bool]:
-    """Exponent whose misfit is the error, and whether there is one.
+    """Exponent whose misfit is the error, and whether there is one; that of the usual lambda if the misfit stays larger.
 
     The misfit falls with lambda only as far as what is cut off at the mask allows, so the search comes from above.
     """
-    exponents = [step / 2 for step in range(round(2 * DECADES), -round(2 * DECADES) - 1, -1)]
-    above = None
-    for exponent in exponents:
-        if at(exponent).misfit <= error:
-            break
-        above = exponent
-    else:
-        return min(exponents, key=lambda one: at(one).misfit), False
+    above, below = None, DECADES
+    while at(below).misfit > error:
+        above, below = below, below - 0.5
+        if below < -DECADES:
+            return 0.0, False
     if above is None:
-        return exponent, False
-    below = exponent
+        return below, False
     for _ in range(8):
         middle = (above + below) / 2
         misfit = at(middle).misfit

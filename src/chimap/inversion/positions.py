@@ -129,7 +129,7 @@ def register(position: Position, first: Position) -> np.ndarray:
     def method(spacing: float) -> Any:
         found = sitk.ImageRegistrationMethod()
         # few voxels fill no joint histogram; many stand the shading of the coils better in one
-        if spacing > finer[0]:
+        if spacing > finer[-1]:
             found.SetMetricAsCorrelation()
         else:
             found.SetMetricAsMattesMutualInformation(32)
