@@ -286,3 +286,33 @@ def test_the_demo_runs_and_compares_with_the_truth(tmp_path, capsys):
     assert "Error against the known truth" in printed and "inversion [s]" in printed
     assert (output / "chi.nii.gz").exists() and (output / "input" / "truth_chi.nii.gz").exists()
     assert "correlation" in (output / "report.html").read_text()
+
+
+def test_the_regularisation_is_chosen_and_recorded(files, tmp_path, capsys):
+    folder, written = files
+    invert = ["invert", "--local-field", str(folder / "field.nii.gz"), "--mask", str(folder / "mask.nii.gz")]
+    choose = ["--choose-regularisation", "discrepancy"]
+    output = tmp_path / "new" / "chi.nii.gz"
+    assert main([*invert, *choose, "--method", "tikhonov", "--field-error", "0.002", "--output", str(output)]) == 0
+    record = json.loads((tmp_path / "new" / "chi.json").read_text())
+    chosen = record["choice of the regularisation"]
+    assert "discrepancy principle" in chosen["how"] and "given" in chosen["how"]
+    assert record["parameters"]["regularisation"] in [point["regularisation"] for point in chosen["points"]]
+    nothing = ["--output", str(tmp_path / "no.nii.gz")]
+    assert main([*invert, *choose, "--method", "tkd", *nothing]) == 2
+    assert "tkd has no regularisation to choose" in capsys.readouterr().err
+    assert main([*invert, "--field-error", "0.002", *nothing]) == 2
+    assert "--field-error is for" in capsys.readouterr().err
+    assert not (tmp_path / "no.nii.gz").exists()
+
+    output = tmp_path / "output"
+    mask = ["--mask", str(folder / "mask.nii.gz"), "--plan", "quick"]
+    assert main([*run_arguments(written, output), *mask, *choose, "--method", "tikhonov"]) == 0
+    record = json.loads((output / "provenance.json").read_text())
+    value = record["methods"]["inversion"]["parameters"]["regularisation"]
+    assert value != 0.01 and record["choice_of_regularisation"] == "discrepancy"
+    assert any("discrepancy principle" in note for note in record["notes"] + record["warnings"])
+    page = (output / "report.html").read_text()
+    assert "Morozov 1966" in page and f"regularisation {value:.6g}, default 0.01" in page
+    assert main([*run_arguments(written, tmp_path / "other"), *mask, *choose, "--method", "tkd"]) == 2
+    assert "tkd has no regularisation to choose" in capsys.readouterr().err

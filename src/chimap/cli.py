@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("--reference", choices=("mask", "none"), help="what chi is relative to: its mean in the mask")
     _add_settings(plan)
+    _add_choice(plan)
     run.add_argument("--output", type=Path, required=True, metavar="DIR")
     run.add_argument("--write-dicom", action="store_true", help="also chi as a DICOM series of the patient of --dicom")
     run.set_defaults(function=_run)
@@ -102,9 +103,46 @@ def _parser() -> argparse.ArgumentParser:
     invert.add_argument("--method", default="tv", metavar="NAME", help=", ".join(methods.names("inversion")))
     invert.add_argument("--reference", choices=("mask", "none"), default="none", help="what chi is relative to")
     _add_settings(invert)
+    _add_choice(invert)
+    invert.add_argument(
+        "--field-error",
+        type=float,
+        metavar="PPM",
+        help="SD of the local field's error, for --choose-regularisation discrepancy; estimated if not given",
+    )
     invert.add_argument("--resume", action="store_true", help="go on where zs-uqsm+ or dip was stopped")
     invert.add_argument("--output", type=Path, required=True, metavar="FILE")
     invert.set_defaults(function=_invert)
+
+    cosmos = commands.add_parser("cosmos", help="local fields of a head in several orientations to one chi")
+    cosmos.add_argument("--local-field", nargs="+", type=Path, required=True, metavar="FILE", help="one for each scan")
+    cosmos.add_argument("--mask", nargs="+", type=Path, required=True, metavar="FILE", help="likewise")
+    cosmos.add_argument("--magnitude", nargs="+", type=Path, default=[], metavar="FILE", help="weighs the data")
+    where = cosmos.add_mutually_exclusive_group()
+    where.add_argument(
+        "--transforms",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="for each scan a text file with the 4 x 4 matrix from its scanner coordinates [mm, right front up] to a "
+        "space in which the head lies still, such as those of the first scan",
+    )
+    where.add_argument("--register", action="store_true", help="find them from the magnitudes; needs SimpleITK")
+    cosmos.add_argument(
+        "--b0-dir",
+        nargs="+",
+        type=float,
+        metavar="X Y Z",
+        help="in its own voxel axes, three numbers for each scan; else from the affines",
+    )
+    cosmos.add_argument("--units", choices=("ppm", "hz", "rad"), help="of the local fields; ppm if not given")
+    cosmos.add_argument("--field-strength", type=float, metavar="T", help="tesla, for --units hz and rad")
+    cosmos.add_argument("--echo-time", type=float, metavar="S", help="seconds, for --units rad")
+    cosmos.add_argument("--reference", choices=("mask", "none"), default="none", help="what chi is relative to")
+    _add_settings(cosmos)
+    cosmos.add_argument("--output", type=Path, required=True, metavar="FILE")
+    cosmos.set_defaults(function=_cosmos)
 
     evaluate = commands.add_parser("evaluate", help="how far a chi map is from the truth")
     evaluate.add_argument("chi", type=Path, metavar="CHI", help="the map in question [ppm]")
@@ -133,6 +171,13 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument("--shape", nargs=3, type=int, metavar=("X", "Y", "Z"), help="grid; 176 x 224 x 176 mm")
     simulate.add_argument("--voxel-size", nargs=3, type=float, default=(1.0, 1.0, 1.0), metavar=("X", "Y", "Z"))
     simulate.add_argument("--b0-dir", nargs=3, type=float, metavar=("X", "Y", "Z"), help="B0 in voxel axes")
+    simulate.add_argument(
+        "--head-rotation",
+        nargs=3,
+        type=float,
+        metavar=("X", "Y", "Z"),
+        help="degrees about the scanner's axes, in turn: another acquisition of the same person",
+    )
     simulate.add_argument("--field-strength", type=float, default=3.0, metavar="T")
     simulate.add_argument(
         "--echo-times", nargs="+", type=float, default=(0.004, 0.010, 0.016, 0.022, 0.028), metavar="S"
@@ -228,6 +273,14 @@ def _add_settings(group: argparse._ActionsContainer) -> None:
     )
 
 
+def _add_choice(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--choose-regularisation",
+        choices=("discrepancy", "l-curve"),
+        help="from the field: where chi explains it as well as it is known, or at the corner of the L-curve",
+    )
+
+
 def _run(options: argparse.Namespace, command: list[str]) -> None:
     if bool(options.phase) == bool(options.dicom):
         raise InputError("give either --phase (with --magnitude) or --dicom")
@@ -248,6 +301,7 @@ def _run(options: argparse.Namespace, command: list[str]) -> None:
         two_pass=options.two_pass or None,
         noise_limit=options.noise_limit,
         reference=options.reference,
+        choose_regularisation=options.choose_regularisation,
         settings=methods.settings_from_text(options.set),
     )
     reconstruction.run(
@@ -289,7 +343,29 @@ def _invert(options: argparse.Namespace, command: list[str]) -> None:
         method=options.method,
         reference=options.reference,
         settings=methods.settings_from_text(options.set),
+        choose_regularisation=options.choose_regularisation,
+        field_error=options.field_error,
         resume=options.resume,
+        output=options.output,
+        command=command,
+    )
+
+
+def _cosmos(options: argparse.Namespace, command: list[str]) -> None:
+    from chimap.commands import orientations
+
+    orientations.cosmos(
+        local_field=options.local_field,
+        mask=options.mask,
+        magnitude=options.magnitude,
+        transforms=options.transforms,
+        registered=options.register,
+        b0_direction=options.b0_dir,
+        units=options.units,
+        field_strength=options.field_strength,
+        echo_time=options.echo_time,
+        reference=options.reference,
+        settings=methods.settings_from_text(options.set),
         output=options.output,
         command=command,
     )
@@ -317,6 +393,7 @@ def _simulate(options: argparse.Namespace, command: list[str]) -> None:
         shape=None if options.shape is None else tuple(options.shape),
         voxel_size=tuple(options.voxel_size),
         b0_direction=None if options.b0_dir is None else tuple(options.b0_dir),
+        head_rotation=None if options.head_rotation is None else tuple(options.head_rotation),
         field_strength=options.field_strength,
         echo_times=tuple(options.echo_times),
         snr=options.snr,

@@ -27,6 +27,7 @@ Stage = Literal[
     "inversion",
     "from total field",
     "from phase",
+    "from orientations",
 ]
 
 TO_LOCAL_FIELD: tuple[Stage, ...] = ("background", "background from phase")
@@ -330,6 +331,15 @@ METHODS: tuple[Method, ...] = (
         slow=True,
     ),
     Method(
+        "cosmos",
+        "from orientations",
+        "chimap.inversion.orientations:cosmos",
+        "Several scans of one head, turned between them, as one least-squares problem: `chimap cosmos`",
+        "Liu et al. 2009, doi:10.1002/mrm.21828",
+        ("local fields of several scans", "masks", "magnitudes (optional)", "head positions"),
+        "20 s",
+    ),
+    Method(
         "uqsm+",
         "inversion",
         "chimap.inversion.learned:by_network",
@@ -442,6 +452,8 @@ def find(name: str, *stages: Stage) -> Method:
     for method in called:
         if method.stage in stages:
             return method
+    if called and called[0].stage == "from orientations":
+        raise InputError(f"{called[0].label} takes the local fields of several scans: give them to `chimap cosmos`")
     if called and called[0].stage in TO_CHI and stages == ("inversion",):
         start = called[0].stage.removeprefix("from ")
         raise InputError(f"{called[0].label} takes the {start}, not a local field: give the scan to `chimap run`")

@@ -19,6 +19,7 @@ from chimap.fields.combination import from_around
 from chimap.fields.csf import ventricles
 from chimap.fields.mask import drop_noisy, erode, with_holes
 from chimap.fields.tree import wrap
+from chimap.inversion.choice import Choice, choose, penalty_of
 from chimap.linalg import bounding_box
 from chimap.physics import units
 from chimap.physics.dipole import DipoleModel
@@ -38,6 +39,7 @@ class Record:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    settings: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -141,6 +143,7 @@ def reconstruct(
         seconds=record.seconds,
         notes=tuple(record.notes),
         warnings=tuple(record.warnings),
+        settings=record.settings,
         findings=tuple(findings),
     )
 
@@ -154,6 +157,8 @@ def _chosen(plan: Plan) -> Chosen:
         background=methods.find(plan.background, *methods.TO_LOCAL_FIELD),
         inversion=methods.find(plan.inversion, *methods.TO_CHI),
     )
+    if plan.choose_regularisation is not None:
+        check_choosable(chosen.inversion)
     if plan.two_pass and (chosen.background.stage, chosen.inversion.stage) != ("background", "inversion"):
         raise InputError(
             "two passes need a background removal from the total field and an inversion of the local field, got "
@@ -274,7 +279,8 @@ def _local_field_and_chi(
             )
 
     def inverted(field: Volume, inside: Mask) -> Volume:
-        return invert(field, inside, *where, method=plan.inversion, settings=plan.settings, **given)
+        settings = with_settings(plan.settings, record.settings)
+        return invert(field, inside, *where, method=plan.inversion, settings=settings, **given)
 
     with record.stage("background removal"):
         local_field, mask = removed(brain)
@@ -292,6 +298,18 @@ def _local_field_and_chi(
                 "part in it and are there for comparison."
             )
         else:
+            if plan.choose_regularisation is not None:
+                choice = chosen_regularisation(
+                    local_field,
+                    mask,
+                    *where,
+                    method=plan.inversion,
+                    criterion=plan.choose_regularisation,
+                    settings=plan.settings,
+                    **given,
+                )
+                record.settings = {plan.inversion: {"regularisation": choice.regularisation}}
+                (record.notes if choice.reached else record.warnings).append(f"{to_chi.label}: {choice.sentence}.")
             chi = inverted(local_field, mask)
         if sure is not None:
             chi, holes = joined(inverted(*sure), sure[1], chi, mask)
@@ -411,6 +429,75 @@ def signal_of(
     moment = sum(part * time**2 for part, time in zip(power, echo_times, strict=True))
     together = None if magnitude is None else torch.linalg.vector_norm(magnitude, dim=0)
     return together, units.radians_per_ppm(math.sqrt(moment / sum(power)), field_strength)
+
+
+def check_choosable(method: methods.Method) -> None:
+    """Refuse to choose the regularisation of a method that has none to choose.
+
+    Raises:
+        InputError: Names those that have.
+    """
+    if method.stage != "inversion" or "regularisation" not in method.parameters():
+        able = [
+            row.name for row in methods.METHODS if row.stage == "inversion" and "regularisation" in row.parameters()
+        ]
+        raise InputError(f"{method.label} has no regularisation to choose; {', '.join(able)} have")
+
+
+PENALTIES = {"tikhonov": "chi", "l2": "gradient"}
+"""What a method's regularisation weighs, where that is not the variation of chi."""
+
+
+def chosen_regularisation(
+    local_field: Volume,
+    mask: Mask,
+    voxel_size: Triple,
+    b0_direction: Triple,
+    *,
+    method: str,
+    criterion: str,
+    error: float | None = None,
+    magnitude: Volume | None = None,
+    radians_per_ppm: float | None = None,
+    csf: Mask | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    on_step: Progress | None = None,
+) -> Choice:
+    """The regularisation of a method for one field; see `inversion.choice.choose`. Arguments as `invert` has them.
+
+    Raises:
+        InputError: The method has no regularisation, or the criterion is unknown.
+    """
+    found = methods.find(method, "inversion")
+    check_choosable(found)
+
+    def inverted(value: float) -> Volume:
+        trial = with_settings(settings, {found.name: {"regularisation": value}})
+        given = {"magnitude": magnitude, "radians_per_ppm": radians_per_ppm, "csf": csf}
+        return invert(local_field, mask, voxel_size, b0_direction, method=method, settings=trial, **given)
+
+    padding = missing_margin(mask, voxel_size)
+    shape = (local_field.shape[0], local_field.shape[1], local_field.shape[2])
+    dipole = DipoleModel(shape, voxel_size, b0_direction, padding=padding).to(local_field.device)
+    return choose(
+        inverted,
+        local_field,
+        mask,
+        dipole,
+        criterion=criterion,  # pyright: ignore[reportArgumentType]
+        around=(settings or {}).get(found.name, {}).get("regularisation", found.parameters()["regularisation"]),
+        penalty=penalty_of(PENALTIES.get(found.name, "variation"), mask, voxel_size),
+        error=error,
+        progress=on_step,
+    )
+
+
+def with_settings(
+    settings: Mapping[str, Mapping[str, Any]] | None, more: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Settings of methods, with some of them replaced."""
+    own = settings or {}
+    return {name: {**own.get(name, {}), **more.get(name, {})} for name in {**own, **more}}
 
 
 def note_on_frame(

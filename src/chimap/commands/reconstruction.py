@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def run(
     tell(scan.warnings)
     export = _dicom_writer(scan, plan, output / "dicom") if write_dicom else None
     maps = reconstruct(scan, plan)
+    plan = replace(plan, settings=pipeline.with_settings(plan.settings, maps.settings))
     with whole_directory(output) as folder:
         write_maps(folder, scan, maps, plan, command=command)
         if export is not None:
@@ -79,6 +81,8 @@ def invert(
     method: str,
     reference: str,
     settings: Mapping[str, Mapping[str, Any]],
+    choose_regularisation: str | None = None,
+    field_error: float | None = None,
     resume: bool,
     output: Path,
     command: Sequence[str],
@@ -109,7 +113,7 @@ def invert(
     field, affine = nifti.read_volume(local_field)
     inside, notes = nifti.read_mask(mask, affine, field.shape, str(local_field))
     tell(notes)
-    field = _in_ppm(field, inside, units, field_strength, echo_time, name=str(local_field))
+    field = in_ppm(field, inside, units, field_strength, echo_time, name=str(local_field))
     size = space.voxel_size(affine)
     b0 = space.b0_from_affine(affine) if b0_direction is None else space.b0_from_user(b0_direction)
     weight = None
@@ -120,6 +124,28 @@ def invert(
     if csf is not None:
         fluid, notes = nifti.read_mask(csf, affine, field.shape, str(local_field))
         tell(notes)
+    choice = None
+    if field_error is not None and choose_regularisation != "discrepancy":
+        raise InputError("--field-error is for --choose-regularisation discrepancy")
+    if choose_regularisation is not None:
+        with progress() as begin:
+            choice = pipeline.chosen_regularisation(
+                field,
+                inside,
+                size,
+                b0,
+                magnitude=weight,
+                radians_per_ppm=rate,
+                csf=fluid,
+                method=method,
+                criterion=choose_regularisation,
+                error=field_error,
+                settings=settings,
+                on_step=lambda step, steps: begin(f"{method}: choosing lambda, inversion {step}", steps + 1),
+            )
+        settings = pipeline.with_settings(settings, {found.name: {"regularisation": choice.regularisation}})
+        if not choice.reached:
+            tell([f"{choice.sentence}."])
     if not resume:
         checkpoint.unlink(missing_ok=True)
     try:
@@ -162,6 +188,11 @@ def invert(
         or "the scan's own",
         "versions": versions(),
     }
+    if choice is not None:
+        record["choice of the regularisation"] = {
+            "how": choice.sentence,
+            "points": [vars(point) for point in choice.points],
+        }
     with whole_file(output) as target:
         nifti.write_volume(target, chi, affine, description=f"chi [ppm], {found.label}")
     with whole_file(output.with_name(output.name.split(".nii")[0] + ".json")) as target:
@@ -223,7 +254,7 @@ def print_seconds(maps: Maps) -> None:
     print_table({f"{name} [s]": seconds for name, seconds in maps.seconds.items()})
 
 
-def _in_ppm(
+def in_ppm(
     field: Volume,
     mask: Mask,
     units: str | None,

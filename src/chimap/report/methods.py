@@ -202,6 +202,16 @@ def methods_paragraph(scan: Scan, maps: Maps, plan: Plan) -> str:
             f"{removed} with {named(removal)}, after which {100 * kept:.1f} % of the brain mask remained valid."
         )
         sentences.append(f"Susceptibility was computed from the local field with {named('inversion')}.")
+    if plan.choose_regularisation == "discrepancy":
+        sentences.append(
+            "The regularisation was chosen by the discrepancy principle (Morozov 1966, "
+            "doi:10.1016/0041-5553(66)90046-2): the misfit of the field equals its error, "
+            "which was estimated where the dipole kernel is zero."
+        )
+    elif plan.choose_regularisation == "l-curve":
+        sentences.append(
+            "The regularisation was chosen at the corner of the L-curve (Hansen and O'Leary 1993, doi:10.1137/0914086)."
+        )
     if plan.two_pass:
         sentences.append(
             "Background removal and inversion were done twice, first without the voxels of unreliable field; there, "

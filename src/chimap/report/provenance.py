@@ -54,6 +54,7 @@ def provenance(
         "mask_erosion_mm": plan.erosion,
         "two_pass": plan.two_pass,
         "chi_reference": reference_of_chi(plan),
+        "choice_of_regularisation": plan.choose_regularisation,
         "methods": {
             row.method.stage: {
                 "name": row.method.label,
