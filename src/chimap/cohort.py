@@ -1,7 +1,7 @@
 """Many acquisitions at once, on Dask: on this machine, on a cluster that runs, or on Slurm.
 
-A task is a function of one job that leaves its result in files, so a task that is begun again does no harm. What goes
-wrong with one is a value among the others' and stops none of them.
+A task is a function of one job that leaves its result in files and does nothing where they are there: what a worker has
+ended is asked for again if it dies before it said so. What goes wrong with one is a value and stops none of the others.
 """
 
 import logging
@@ -81,7 +81,6 @@ def local(workers: Workers, *, deaths: int) -> Iterator[Any]:
     """
     from distributed import Client, LocalCluster
 
-    variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     with _configured(deaths):
         cluster = LocalCluster(
             n_workers=workers.count,
@@ -89,7 +88,7 @@ def local(workers: Workers, *, deaths: int) -> Iterator[Any]:
             memory_limit=workers.memory,
             dashboard_address=None,
             silence_logs=logging.CRITICAL,
-            env=dict.fromkeys(variables, str(workers.threads)),
+            env=_environment(workers.threads),
         )
         with cluster, Client(cluster) as client:
             yield client
@@ -135,7 +134,6 @@ def slurm(
         raise InputError("--slurm needs dask-jobqueue: pip install 'chimap[slurm]'") from None
     from distributed import Client
 
-    variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     with _configured(deaths):
         cluster = SLURMCluster(
             cores=1,
@@ -143,7 +141,7 @@ def slurm(
             job_cpu=workers.threads,
             memory=f"{workers.memory / GIB:.2f} GiB",
             job_extra_directives=list(directives),
-            job_script_prologue=[f"export {name}={workers.threads}" for name in variables],
+            job_script_prologue=[f"export {name}={value}" for name, value in _environment(workers.threads).items()],
             scheduler_options={"dashboard": False, "dashboard_address": None},
             **({} if walltime is None else {"walltime": walltime}),
         )
@@ -151,6 +149,13 @@ def slurm(
             cluster.adapt(minimum=0, maximum=workers.count)
             with Client(cluster) as client:
                 yield client
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """Variables of a worker, which are read when its libraries are loaded."""
+    # a worker's memory is that of its one job: nothing of it can be spilt, and a pause would not make it less
+    found = {f"DASK_DISTRIBUTED__WORKER__MEMORY__{what}": "False" for what in ("TARGET", "SPILL", "PAUSE")}
+    return found | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
 
 
 @contextmanager
@@ -161,11 +166,7 @@ def _configured(deaths: int) -> Iterator[None]:
         "distributed.scheduler.allowed-failures": deaths,
         # a worker takes no job before it has ended the one it has, so the death of one costs no other job an attempt
         "distributed.scheduler.worker-saturation": 1.0,
-        # a worker's memory is that of its one job, and nothing of it can be spilt
-        "distributed.worker.memory.target": False,
-        "distributed.worker.memory.spill": False,
-        "distributed.worker.memory.pause": False,
-        "distributed.admin.log-format": "%(message)s",
+        **{f"distributed.worker.memory.{what}": False for what in ("target", "spill", "pause")},
     }
     with dask.config.set(settings):
         yield
@@ -180,7 +181,7 @@ def each(
 
     Args:
         client: Of `local`, `running` or `slurm`.
-        function: Importable on the workers.
+        function: Importable on the workers; finds out itself whether a job is done.
         jobs: {name: job}.
         retries: After an exception.
     """
@@ -199,19 +200,22 @@ def each(
 
 
 def _ended(future: Any) -> Any:
+    """What a job returned or raised; where the worker that had the result died since, waits for another's."""
+    from concurrent.futures import CancelledError
+
     from distributed.scheduler import KilledWorker
 
-    if future.status == "finished":
+    try:
         return future.result()
-    if future.cancelled() or future.status == "lost":
+    except CancelledError:
         return WorkerLost("the connection to the scheduler was lost before it was done")
-    problem = future.exception()
-    if isinstance(problem, KilledWorker):
+    except KilledWorker as problem:
         return WorkerLost(
             f"its worker died {problem.allowed_failures + 1} times, for want of memory or stopped from outside: "
             "see --memory"
         )
-    return problem
+    except Exception as problem:
+        return problem
 
 
 def in_this_process(function: Callable[[J], R], jobs: Mapping[str, J]) -> Iterator[tuple[str, R | Exception]]:

@@ -31,7 +31,8 @@ class Job:
         told: The user's words on the acquisition, arguments of `nifti.read_scan`.
         masks: Derivatives that hold a brain mask for it.
         segmentations: Derivatives that hold segmentations for it.
-        overwrite: Make it again whatever is there.
+        call: Names the call of the program that made the job.
+        overwrite: Make it again unless this very call did so already.
         command: The command line, for the record.
     """
 
@@ -41,6 +42,7 @@ class Job:
     told: Mapping[str, Any] = field(default_factory=dict)
     masks: Path | None = None
     segmentations: Path | None = None
+    call: str = ""
     overwrite: bool = False
     command: tuple[str, ...] = ()
 
@@ -98,7 +100,9 @@ def maps_state(job: Job) -> State:
         InputError: They are there and were made in another way, so that only the user can say which to keep.
     """
     record = _record(job.path("Chimap.json"))
-    if record is None or not job.path("Chimap.nii.gz").exists() or job.overwrite:
+    if record is None or not job.path("Chimap.nii.gz").exists():
+        return "missing"
+    if job.overwrite and record.get("Call") != job.call:
         return "missing"
     difference = _difference(record.get("Settings", {}), settings(job))
     if difference:

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from chimap.errors import InputError
 from chimap.io.bids_names import joined, parse
@@ -143,7 +144,7 @@ def _read(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _json(path: Path) -> Mapping[str, dict[str, str]] | None:
+def _json(path: Path) -> Mapping[str, Any] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

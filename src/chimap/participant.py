@@ -57,7 +57,6 @@ def _make_maps(job: Job) -> tuple[str, ...]:
     scan = _read(job)
     maps = pipeline.reconstruct(scan, job.plan)
     job.folder.mkdir(parents=True, exist_ok=True)
-    write_report(job.report, scan, maps, job.plan, title=f"Susceptibility map of {job.name}")
     sources = [f"bids:raw:{row['Name']}" for row in inputs if row["Name"].startswith("sub-")]
     with whole_directory(job.folder) as folder:
         for ending, (volume, description, about) in _volumes(maps).items():
@@ -68,6 +67,7 @@ def _make_maps(job: Job) -> tuple[str, ...]:
                 bids_names.write_json(bids_names.json_beside(path), content)
         job.path("Chimap.json").unlink(missing_ok=True)  # from here on, what was there before is no whole any more
         job.path("regions.json").unlink(missing_ok=True)
+    write_report(job.report, scan, maps, job.plan, title=f"Susceptibility map of {job.name}")
     with whole_file(job.path("Chimap.json")) as target:
         bids_names.write_json(target, _about_chi(job, scan, maps, inputs, sources))
     return tuple(without_folders(warning, scan) for warning in (*scan.warnings, *maps.warnings))
@@ -127,6 +127,7 @@ def _about_chi(
         "B0Direction": list(scan.b0_direction),
         "Warnings": [without_folders(warning, scan) for warning in (*scan.warnings, *maps.warnings)],
         "Sources": list(sources),
+        "Call": job.call,
         "Settings": settings(job),
         "Inputs": list(inputs),
         "Provenance": provenance(scan, maps, job.plan, command=job.command),
@@ -163,7 +164,8 @@ def _table_of(path: Path, root: Path) -> dict[int, str] | None:
         raise InputError(f"{tables[-1]} cannot be read as text: {error}") from None
 
 
-def _cell(value: str | float) -> str:
+def _cell(value: str | int | float) -> str:
     if isinstance(value, str):
         return value or "n/a"
-    return f"{value:.6g}" if math.isfinite(value) else "n/a"
+    # to 1e-6: a mean that the reference makes zero is zero, and no outlier for its rounding
+    return f"{round(value, 6) + 0.0:.8g}" if math.isfinite(value) else "n/a"

@@ -33,7 +33,7 @@ def region_rows(
     mask: Mask,
     voxel_size: Triple,
     segmentations: Mapping[str, Segmentation] | None = None,
-) -> list[dict[str, str | float]]:
+) -> list[dict[str, str | int | float]]:
     """Mean, SD of a sample (n - 1) and median of maps in the whole mask and in every region's part of it.
 
     Args:
@@ -50,9 +50,9 @@ def region_rows(
         InputError: A segmentation marks nothing in the mask.
     """
 
-    def row(segmentation: str, region: str, inside: Mask) -> dict[str, str | float]:
+    def row(segmentation: str, region: str, inside: Mask) -> dict[str, str | int | float]:
         voxels = int(inside.sum())
-        found: dict[str, str | float] = {
+        found: dict[str, str | int | float] = {
             "segmentation": segmentation,
             "region": region,
             "voxels": voxels,

@@ -2,9 +2,10 @@
 
 import json
 import os
+import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,13 +16,16 @@ from typing import Any, Literal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from chimap import cohort, methods
-from chimap.commands.console import console, errors, keep_freed_memory, tell
+from chimap.commands.console import console, errors, give_back_memory, keep_freed_memory, tell
 from chimap.derivatives import Job, maps_state, regions_state
 from chimap.errors import InputError
 from chimap.io.bids_names import write_description, write_json
 from chimap.io.bids_reading import Acquisition, acquisitions, check_dataset
 from chimap.io.output import whole_directory, whole_file
 from chimap.plan import Plan
+
+NAME = "Susceptibility maps by chimap"
+"""Of the dataset of derivatives."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,21 @@ class Where:
     directives: tuple[str, ...] = ()
     walltime: str | None = None
 
+    def check(self) -> None:
+        """Refuse numbers that mean nothing.
+
+        Raises:
+            InputError: Names the option.
+        """
+        for option, value, least in (
+            ("--workers", self.workers, 0),
+            ("--threads", self.threads, 1),
+            ("--memory", self.memory, 0.1),
+            ("--retries", self.retries, 0),
+        ):
+            if value is not None and value < least:
+                raise InputError(f"{option} is {value:g}, needed at least {least:g}")
+
 
 def participant(
     *,
@@ -92,6 +111,7 @@ def participant(
         InputError: The dataset, the output folder or a label is not usable at all.
     """
     start = time.perf_counter()
+    where.check()
     if validate:
         check_dataset(dataset)
     methods.find(plan.background, *methods.TO_LOCAL_FIELD)
@@ -107,8 +127,9 @@ def participant(
             told,
             None if masks is None else masks.absolute(),
             None if segmentations is None else segmentations.absolute(),
-            overwrite,
-            tuple(command),
+            call=secrets.token_hex(8),
+            overwrite=overwrite,
+            command=tuple(command),
         )
         for one in found
         if one.problem is None
@@ -127,10 +148,10 @@ def participant(
             to_do[name] = job
     people = len({one.labels["sub"] for one in found})
     console.print(f"{_count(people, 'subject')}, {_count(len(found), 'acquisition')}: {len(to_do)} to do")
-    for outcome in outcomes:
-        _tell(outcome)
     interrupted = False
     if to_do:
+        for outcome in outcomes:
+            _tell(outcome)
         _clear_away(to_do.values())
         try:
             for outcome in _all(to_do, where, dataset):
@@ -193,6 +214,8 @@ def work(job: Job, threads: int | None = None) -> Outcome:
         warnings = make(job)
     except InputError as problem:
         return Outcome(job.name, "failed", _sentence(problem, job.acquisition.root), time.perf_counter() - start)
+    finally:
+        give_back_memory()
     return Outcome(job.name, "made", seconds=time.perf_counter() - start, warnings=warnings)
 
 
@@ -270,7 +293,7 @@ def _prepare(dataset: Path, output: Path) -> None:
     if about.exists():
         try:
             content = json.loads(about.read_text(encoding="utf-8"))
-            own = content["DatasetType"] == "derivative" and content["GeneratedBy"][0]["Name"] == "chimap"
+            own = content["Name"] == NAME and content["GeneratedBy"][0]["Name"] == "chimap"
         except (OSError, ValueError, LookupError, TypeError):
             own = False
         if not own:
@@ -282,14 +305,18 @@ def _prepare(dataset: Path, output: Path) -> None:
         raise InputError(f"the folder {output} cannot be made: {error.strerror}") from None
     links = {"raw": Path(os.path.relpath(dataset, output)).as_posix()}
     with whole_directory(output) as folder:
-        write_description(folder, "Susceptibility maps by chimap", derivative=True, links=links)
+        write_description(folder, NAME, derivative=True, links=links)
 
 
-def _clear_away(jobs: Any) -> None:
-    """Take away what a process left that was killed while it wrote."""
-    for folder in {job.folder for job in jobs}:
-        for left in folder.parent.glob(f".{folder.name}-*"):
-            shutil.rmtree(left, ignore_errors=True)
+def _clear_away(jobs: Iterable[Job]) -> None:
+    """Take away what a process left that was killed while it wrote: hidden files and folders of `io.output`."""
+    for job in jobs:
+        left = [*job.folder.glob(f".*-{job.name}_*"), *job.output.glob(f".*-{job.report.name}")]
+        for path in (*left, *job.folder.parent.glob(f".{job.folder.name}-*")):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _sentence(problem: Exception, dataset: Path) -> str:
