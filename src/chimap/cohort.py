@@ -86,7 +86,7 @@ def local(workers: Workers, *, deaths: int) -> Iterator[Any]:
             n_workers=workers.count,
             threads_per_worker=1,
             memory_limit=workers.memory,
-            dashboard_address=None,
+            dashboard_address=None,  # pyright: ignore[reportArgumentType]
             silence_logs=logging.CRITICAL,
             env=_environment(workers.threads),
         )
@@ -143,7 +143,7 @@ def slurm(
             job_extra_directives=list(directives),
             job_script_prologue=[f"export {name}={value}" for name, value in _environment(workers.threads).items()],
             scheduler_options={"dashboard": False, "dashboard_address": None},
-            **({} if walltime is None else {"walltime": walltime}),
+            walltime=walltime,
         )
         with cluster:
             cluster.adapt(minimum=0, maximum=workers.count)
@@ -160,7 +160,7 @@ def _environment(threads: int) -> dict[str, str]:
 
 @contextmanager
 def _configured(deaths: int) -> Iterator[None]:
-    import dask
+    from dask.config import set as set_config
 
     settings = {
         "distributed.scheduler.allowed-failures": deaths,
@@ -168,7 +168,7 @@ def _configured(deaths: int) -> Iterator[None]:
         "distributed.scheduler.worker-saturation": 1.0,
         **{f"distributed.worker.memory.{what}": False for what in ("target", "spill", "pause")},
     }
-    with dask.config.set(settings):
+    with set_config(settings):
         yield
 
 
