@@ -43,10 +43,10 @@ def main() -> None:
                 field = (truth.local_field + error) * mask
                 for method in options.methods:
 
-                    def nrmse(value: float, method: str = method, field: torch.Tensor = field) -> float:
+                    def nrmse(value: float, given=(field, *where), method=method, true=truth.chi) -> float:
                         settings = {method: {"regularisation": value}}
-                        chi = pipeline.invert(field, *where, method=method, settings=settings)
-                        return metrics.nrmse(chi, truth.chi, mask, demean=True)
+                        chi = pipeline.invert(*given, method=method, settings=settings)
+                        return metrics.nrmse(chi, true, given[1], demean=True)
 
                     usual = find(method, "inversion").parameters()["regularisation"]
                     tried = [nrmse(usual * 10 ** (step / 5)) for step in range(-10, 11)]

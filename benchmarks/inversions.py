@@ -3,8 +3,8 @@
     python benchmarks/inversions.py [--shape 160 160 160] [--voxel-size 1 1 1] [--methods tkd tv …] [--field-error 0.5]
 
 NRMSE [%], means removed, and XSIM are in the true brain mask; the local field is the true one plus a field error of the
-given share of its SD. Steps are those that a method tells of. Memory is what it needs on top of its inputs, in a process
-of its own. Seconds are those of the fastest of --rounds.
+given share of its SD. Steps are those that a method tells of. Memory is what it needs on top of its inputs, in a
+process of its own. Seconds are those of the fastest of --rounds.
 """
 
 import argparse

@@ -8,25 +8,25 @@ from pathlib import Path
 
 from chimap import __version__, methods
 from chimap.errors import InputError
-from chimap.plan import PLANS
+from chimap.plan import PLANS, Plan, plan_named
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0, or 2 after bad input, which is explained in one sentence."""
+    """Run one command; the exit status is 0, 2 after bad input, explained in one sentence, or the command's own."""
     # Threads that wait for each other spin for milliseconds by default; where something else needs the cores, that
     # made an inversion ten times slower. Read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     command = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(command)
     try:
-        options.function(options, ["chimap", *command])
+        status = options.function(options, ["chimap", *command])
     except InputError as problem:
         print(f"chimap: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("chimap: interrupted; nothing was written", file=sys.stderr)
         return 130
-    return 0
+    return status or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,43 +46,8 @@ def _parser() -> argparse.ArgumentParser:
         "--series", nargs="+", type=int, default=[], metavar="N", help="of --dicom: numbers as in `chimap dicom DIR`"
     )
     source.add_argument("--mask", type=Path, metavar="FILE", help="brain mask; made from the data if not given")
-    source.add_argument("--echo-times", nargs="+", type=float, metavar="S", help="seconds, where no JSON has them")
-    source.add_argument("--field-strength", type=float, metavar="T", help="tesla, where no JSON has it")
-    source.add_argument(
-        "--b0-dir",
-        nargs=3,
-        type=float,
-        metavar=("X", "Y", "Z"),
-        help="B0 in voxel axes; else from the affine",
-    )
-    source.add_argument(
-        "--phase-range",
-        nargs=2,
-        type=float,
-        metavar=("LOW", "HIGH"),
-        help="stored values that stand for -pi and pi, such as 0 4095 or -4096 4094",
-    )
-    source.add_argument("--phase-sign", type=int, choices=(1, -1), help="-1 if phase falls where the field is stronger")
-    plan = run.add_argument_group("what to do")
-    plan.add_argument("--plan", choices=tuple(PLANS), default="default")
-    plan.add_argument("--method", metavar="NAME", help=f"to chi: {', '.join(methods.names(*methods.TO_CHI))}")
-    plan.add_argument("--unwrap", choices=methods.names("unwrap"))
-    plan.add_argument("--combination", choices=methods.names("combination"), help="of the echoes")
-    plan.add_argument("--background", metavar="NAME", help=f"removal: {', '.join(methods.names('background'))}")
-    plan.add_argument(
-        "--two-pass", action="store_true", help="chi around sources of unreliable field from a pass without them"
-    )
-    plan.add_argument("--erosion", type=float, metavar="MM", help="shave the brain mask first")
-    plan.add_argument(
-        "--noise-limit",
-        type=float,
-        metavar="X",
-        help="drop voxels of the mask whose field is X times as noisy as the median; 5 for chimap's own mask, "
-        "a mask of yours is left alone unless this is given",
-    )
-    plan.add_argument("--reference", choices=("mask", "none"), help="what chi is relative to: its mean in the mask")
-    _add_settings(plan)
-    _add_choice(plan)
+    _add_told(source)
+    _add_plan(run)
     run.add_argument("--output", type=Path, required=True, metavar="DIR")
     run.add_argument("--write-dicom", action="store_true", help="also chi as a DICOM series of the patient of --dicom")
     run.set_defaults(function=_run)
@@ -90,6 +55,38 @@ def _parser() -> argparse.ArgumentParser:
     dicom = commands.add_parser("dicom", help="what a folder of DICOM files holds, and what of it can be used")
     dicom.add_argument("folder", type=Path, metavar="DIR")
     dicom.set_defaults(function=_dicom)
+    bids = commands.add_parser("bids", help="every acquisition of a BIDS dataset, and a table of all")
+    bids.add_argument("dataset", type=Path, metavar="BIDS_DIR")
+    bids.add_argument("output", type=Path, metavar="OUTPUT_DIR")
+    bids.add_argument("level", choices=("participant", "group"), help="maps of everybody, or one table of all maps")
+    which = bids.add_argument_group("which acquisitions")
+    which.add_argument(
+        "--participant-label", "--participant_label", nargs="+", metavar="LABEL", help="all if not given"
+    )
+    which.add_argument("--session-label", "--session_label", nargs="+", metavar="LABEL", help="all if not given")
+    which.add_argument(
+        "--skip-bids-validation",
+        "--skip_bids_validation",
+        action="store_true",
+        help="go on without a dataset_description.json",
+    )
+    which.add_argument("--masks", type=Path, metavar="DIR", help="derivatives with brain masks (*_desc-brain_mask)")
+    which.add_argument("--segmentations", type=Path, metavar="DIR", help="derivatives with segmentations (*_dseg)")
+    which.add_argument("--overwrite", action="store_true", help="make again what is there")
+    _add_told(bids.add_argument_group("what JSON does not say"))
+    _add_plan(bids)
+    where = bids.add_argument_group("where")
+    where.add_argument("--workers", type=int, metavar="N", help="at once; as many as fit if not given, 0: no Dask")
+    where.add_argument("--threads", type=int, metavar="N", help="of a worker; cores are shared out if not given")
+    where.add_argument("--memory", type=float, metavar="GIB", help="limit of a worker; shared out if not given")
+    where.add_argument("--retries", type=int, default=2, metavar="N", help="after a worker's death or an error; 2")
+    where.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that runs: tcp://HOST:PORT")
+    where.add_argument("--slurm", action="store_true", help="workers are Slurm jobs, by dask-jobqueue")
+    where.add_argument(
+        "--slurm-directive", action="append", default=[], metavar="OPTION", help='of sbatch: "--partition=long"'
+    )
+    where.add_argument("--walltime", metavar="HH:MM:SS", help="of a Slurm job")
+    bids.set_defaults(function=_bids)
 
     invert = commands.add_parser("invert", help="a local field to chi")
     invert.add_argument("--local-field", type=Path, required=True, metavar="FILE")
@@ -263,6 +260,49 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_told(group: argparse._ActionsContainer) -> None:
+    group.add_argument("--echo-times", nargs="+", type=float, metavar="S", help="seconds, where no JSON has them")
+    group.add_argument("--field-strength", type=float, metavar="T", help="tesla, where no JSON has it")
+    group.add_argument(
+        "--b0-dir",
+        nargs=3,
+        type=float,
+        metavar=("X", "Y", "Z"),
+        help="B0 in voxel axes; else from the affine",
+    )
+    group.add_argument(
+        "--phase-range",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="stored values that stand for -pi and pi, such as 0 4095 or -4096 4094",
+    )
+    group.add_argument("--phase-sign", type=int, choices=(1, -1), help="-1 if phase falls where the field is stronger")
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    plan = parser.add_argument_group("what to do")
+    plan.add_argument("--plan", choices=tuple(PLANS), default="default")
+    plan.add_argument("--method", metavar="NAME", help=f"to chi: {', '.join(methods.names(*methods.TO_CHI))}")
+    plan.add_argument("--unwrap", choices=methods.names("unwrap"))
+    plan.add_argument("--combination", choices=methods.names("combination"), help="of the echoes")
+    plan.add_argument("--background", metavar="NAME", help=f"removal: {', '.join(methods.names('background'))}")
+    plan.add_argument(
+        "--two-pass", action="store_true", help="chi around sources of unreliable field from a pass without them"
+    )
+    plan.add_argument("--erosion", type=float, metavar="MM", help="shave the brain mask first")
+    plan.add_argument(
+        "--noise-limit",
+        type=float,
+        metavar="X",
+        help="drop voxels of the mask whose field is X times as noisy as the median; 5 for chimap's own mask, "
+        "a mask of yours is left alone unless this is given",
+    )
+    plan.add_argument("--reference", choices=("mask", "none"), help="what chi is relative to: its mean in the mask")
+    _add_settings(plan)
+    _add_choice(plan)
+
+
 def _add_settings(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--set",
@@ -289,9 +329,27 @@ def _run(options: argparse.Namespace, command: list[str]) -> None:
     if not options.dicom and (options.series or options.write_dicom):
         raise InputError("--series and --write-dicom go with --dicom; NIfTI files do not say whose study they are")
     from chimap.commands import reconstruction
-    from chimap.plan import plan_named
 
-    plan = plan_named(
+    reconstruction.run(
+        phase=options.phase or [],
+        magnitude=options.magnitude,
+        dicom=options.dicom,
+        series=options.series,
+        mask=options.mask,
+        plan=_plan(options),
+        echo_times=options.echo_times,
+        field_strength=options.field_strength,
+        b0_direction=options.b0_dir,
+        phase_range=options.phase_range,
+        phase_sign=options.phase_sign,
+        output=options.output,
+        write_dicom=options.write_dicom,
+        command=command,
+    )
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    return plan_named(
         options.plan,
         inversion=options.method,
         unwrap=options.unwrap,
@@ -304,20 +362,42 @@ def _run(options: argparse.Namespace, command: list[str]) -> None:
         choose_regularisation=options.choose_regularisation,
         settings=methods.settings_from_text(options.set),
     )
-    reconstruction.run(
-        phase=options.phase or [],
-        magnitude=options.magnitude,
-        dicom=options.dicom,
-        series=options.series,
-        mask=options.mask,
-        echo_times=options.echo_times,
-        field_strength=options.field_strength,
-        b0_direction=options.b0_dir,
-        phase_range=options.phase_range,
-        phase_sign=options.phase_sign,
-        plan=plan,
+
+
+def _bids(options: argparse.Namespace, command: list[str]) -> int:
+    from chimap.commands import bids
+
+    if options.level == "group":
+        return bids.group(dataset=options.dataset, output=options.output, subjects=options.participant_label)
+    if options.scheduler is not None and options.slurm:
+        raise InputError("give either --scheduler or --slurm")
+    return bids.participant(
+        dataset=options.dataset,
         output=options.output,
-        write_dicom=options.write_dicom,
+        subjects=options.participant_label,
+        sessions=options.session_label,
+        validate=not options.skip_bids_validation,
+        plan=_plan(options),
+        told={
+            "echo_times": options.echo_times,
+            "field_strength": options.field_strength,
+            "b0_direction": None if options.b0_dir is None else tuple(options.b0_dir),
+            "phase_range": None if options.phase_range is None else tuple(options.phase_range),
+            "phase_sign": options.phase_sign,
+        },
+        masks=options.masks,
+        segmentations=options.segmentations,
+        overwrite=options.overwrite,
+        where=bids.Where(
+            workers=options.workers,
+            threads=options.threads,
+            memory=options.memory,
+            retries=options.retries,
+            scheduler=options.scheduler,
+            slurm=options.slurm,
+            directives=tuple(options.slurm_directive),
+            walltime=options.walltime,
+        ),
         command=command,
     )
 
