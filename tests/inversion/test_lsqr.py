@@ -92,8 +92,8 @@ def test_gradient_of_the_weighted_residual_vanishes_after_many_steps(shape):
         objective = (weight * (dipole(chi) - field)).square().sum()
         return torch.autograd.grad(objective, chi)[0].norm()
 
-    chi = lsqr(field, everywhere, dipole, iterations=500, tolerance=1e-6)
-    assert slope_at(chi) < 1e-6 * slope_at(torch.zeros_like(field))
+    chi = lsqr(field, everywhere, dipole, iterations=1000, tolerance=0.0)
+    assert slope_at(chi) < 1e-3 * slope_at(torch.zeros_like(field))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -120,8 +120,8 @@ def test_streaks_minimise_their_objective_near_the_cone(shape):
         (slope,) = torch.autograd.grad(sum(step.square().sum() for step in steps), s)
         return rfft(slope)[dipole.spectrum.abs() < 0.1].norm()
 
-    s = streaks(chi, squares, dipole, 0.1, 600, 1e-6, lambda: None)
-    assert slope_at(s) < 2e-6 * slope_at(torch.zeros_like(chi))
+    s = streaks(chi, squares, dipole, 0.1, 1000, 1e-8, lambda: None)
+    assert slope_at(s) < 1e-6 * slope_at(torch.zeros_like(chi))
     assert rfft(s)[dipole.spectrum.abs() >= 0.1].norm() < 1e-12 * rfft(s).norm()
 
 

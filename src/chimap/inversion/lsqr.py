@@ -115,7 +115,7 @@ def ilsqr(
         square = data_weight(field, inside, dipole, weight, FLAT).square_()
         chi = least_squares(residual, square, dipole, iterations, FIT, counted(progress, 2 * iterations))
         chi += start
-        squares = [one.square_() for one in edge_weights(fast_qsm(field, inside, dipole), inside, dipole)]
+        squares = [each.square_() for each in edge_weights(fast_qsm(field, inside, dipole), inside, dipole)]
         after = counted(progress, 2 * iterations, iterations)
         return chi.sub_(streaks(chi, squares, dipole, threshold, iterations, tolerance, after))
 
