@@ -98,9 +98,9 @@ def choose(
     """Choose lambda for an inversion.
 
     "discrepancy" finds the largest lambda for which chi explains the field as well as the field is known: the root
-    mean square of D chi - f in the mask equals `error`, or `LEFT` of an estimated one, to 2 %. "l-curve" finds the corner of log penalty over log
-    misfit, where less regularisation begins to cost much and to explain little: its greatest curvature, on a grid of
-    half a decade and then a finer one around the corner.
+    mean square of D chi - f in the mask equals `error`, or `LEFT` of an estimated one, to 2 %. "l-curve" finds the
+    corner of log penalty over log misfit, where less regularisation begins to cost much and to explain little: its
+    greatest curvature, on a grid of half a decade and then a finer one around the corner.
 
     Args:
         invert: lambda to chi [ppm].
@@ -159,7 +159,7 @@ def _corner_of(at: Callable[[float], Point], around: float) -> tuple[float, bool
 
 
 def _discrepancy(at: Callable[[float], Point], error: float) -> tuple[float, bool]:
-    """Exponent whose misfit is the error, and whether there is one; that of the usual lambda if the misfit stays larger.
+    """Exponent whose misfit is the error, and whether there is one; the usual lambda if the misfit stays larger.
 
     The misfit falls with lambda only as far as what is cut off at the mask allows, so the search comes from above.
     """
