@@ -8,16 +8,18 @@ NRMSE [%]. `error` is what the field's errors amount to and what the rule takes 
 """
 
 import argparse
+import itertools
 from pathlib import Path
 
 import torch
 
 from chimap import metrics, pipeline
+from chimap.arrays import Triple, Volume
 from chimap.benchmark.cases import people
-from chimap.inversion.choice import CRITERIA
+from chimap.inversion.choice import CRITERIA, error_near_cone
 from chimap.io import nifti
 from chimap.methods import find
-from chimap.simulation.acquisition import acquire
+from chimap.simulation.acquisition import Truth, acquire
 from chimap.simulation.labels import from_freesurfer
 
 SHAPE, VOXEL = (88, 104, 84), (2.0, 2.0, 2.0)
@@ -35,32 +37,32 @@ def main() -> None:
     for person in people(maps):
         head = person.make(SHAPE, VOXEL, (0.0, 0.0, 0.0))
         truth = acquire(head, field_error=0.5, seed=1)[1]
-        mask, where = truth.mask, (truth.mask, VOXEL, head.b0_direction)
-        for noise in (0.001, 0.004):
-            for share in (0, 1):
-                generator = torch.Generator().manual_seed(5)
-                error = share * truth.field_error + noise * torch.randn(SHAPE, generator=generator)
-                field = (truth.local_field + error) * mask
-                for method in options.methods:
+        for noise, share in itertools.product((0.001, 0.004), (0, 1)):
+            generator = torch.Generator().manual_seed(5)
+            error = share * truth.field_error + noise * torch.randn(SHAPE, generator=generator)
+            for method in options.methods:
+                cells = costs(truth, error, head.b0_direction, method)
+                row = (person.name, f"{1000 * noise:g}", "yes" if share else "no", method, *cells)
+                print("|", " | ".join(row), "|", flush=True)
 
-                    def nrmse(value: float, given=(field, *where), method=method, true=truth.chi) -> float:
-                        settings = {method: {"regularisation": value}}
-                        chi = pipeline.invert(*given, method=method, settings=settings)
-                        return metrics.nrmse(chi, true, given[1], demean=True)
 
-                    usual = find(method, "inversion").parameters()["regularisation"]
-                    tried = [nrmse(usual * 10 ** (step / 5)) for step in range(-10, 11)]
-                    best = min(tried)
-                    choices = {
-                        criterion: pipeline.chosen_regularisation(field, *where, method=method, criterion=criterion)
-                        for criterion in CRITERIA
-                    }
-                    costs = [nrmse(choices[criterion].regularisation) - best for criterion in CRITERIA]
-                    found = [f"{1000 * noise:g}", "yes" if share else "no", method, f"{best:.1f}"]
-                    rest = [f"{value:.1f}" for value in (tried[10] - best, *costs)]
-                    rest.append(f"{1000 * float(error[mask].square().mean().sqrt()):.2f}")
-                    rest.append(f"{1000 * float(choices['discrepancy'].error or 0):.2f}")
-                    print("|", " | ".join([person.name, *found, *rest]), "|", flush=True)
+def costs(truth: Truth, error: Volume, b0_direction: Triple, method: str) -> list[str]:
+    """The columns from `best` on."""
+    mask = truth.mask
+    field, where = (truth.local_field + error) * mask, (mask, VOXEL, b0_direction)
+
+    def nrmse(value: float) -> float:
+        chi = pipeline.invert(field, *where, method=method, settings={method: {"regularisation": value}})
+        return metrics.nrmse(chi, truth.chi, mask, demean=True)
+
+    usual = find(method, "inversion").parameters()["regularisation"]
+    tried = [nrmse(usual * 10 ** (step / 5)) for step in range(-10, 11)]
+    choices = {one: pipeline.chosen_regularisation(field, *where, method=method, criterion=one) for one in CRITERIA}
+    found = [tried[10], *(nrmse(choice.regularisation) for choice in choices.values())]
+    amount = 1000 * float(error[mask].square().mean().sqrt())
+    estimated = 1000 * error_near_cone(field, mask, VOXEL, b0_direction)
+    cells = [f"{min(tried):.1f}", *(f"{value - min(tried):.1f}" for value in found)]
+    return [*cells, f"{amount:.2f}", f"{estimated:.2f}"]
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ def _corner_of(at: Callable[[float], Point], around: float) -> tuple[float, bool
 
 
 def _discrepancy(at: Callable[[float], Point], error: float) -> tuple[float, bool]:
-    """Exponent whose misfit is the error, and whether there is one; the usual lambda's if the misfit stays larger.
+    """Exponent whose misfit is the error, and whether there is one; the usual lambda if the misfit stays larger.
 
     The misfit falls with lambda only as far as what is cut off at the mask allows, so the search comes from above.
     """
