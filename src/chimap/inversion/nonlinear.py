@@ -69,7 +69,7 @@ def ndi(
     if weight is not None:
         inside = weight[mask]
         bright = inside.kthvalue(max(round(BRIGHT * inside.numel()), 1)).values
-        square = (weight * mask / bright).clamp_(0, 1).square_()
+        square = (weight * mask / bright.clamp_min(torch.finfo(weight.dtype).tiny)).clamp_(0, 1).square_()
     field = local_field * mask
     chi = torch.zeros_like(field)
     for iteration in range(1, iterations + 1):
