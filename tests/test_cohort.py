@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from distributed import LocalCluster
 
 from chimap import cohort
 from chimap.errors import InputError
@@ -88,13 +89,13 @@ def fill(task):
 
 
 def test_a_cluster_that_runs_already(tmp_path):
-    with cohort.local(cohort.Workers(1, 1, GIB), deaths=0) as client:
-        address = client.scheduler.address
-        with cohort.running(address) as other:
-            assert dict(cohort.each(other, job, tasks(tmp_path))).keys() == tasks(tmp_path).keys()
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        with cohort.running(cluster.scheduler_address) as client:
+            assert dict(cohort.each(client, job, tasks(tmp_path))).keys() == tasks(tmp_path).keys()
+        with cohort.running(cluster.scheduler_address) as client:
             # a second call is another one, whatever the scheduler remembers
             (tmp_path / "sub-00.ended").unlink()
-            assert dict(cohort.each(other, job, {"sub-00": (tmp_path, "sub-00", "")})) == {"sub-00": "sub-00"}
+            assert dict(cohort.each(client, job, {"sub-00": (tmp_path, "sub-00", "")})) == {"sub-00": "sub-00"}
     assert attempts(tmp_path, "sub-00") == 2
     with pytest.raises(InputError, match="no Dask scheduler answers at nonsense://"):
         with cohort.running("nonsense://127.0.0.1:1"):

@@ -192,7 +192,7 @@ def each(
     names = {f"chimap-{call}-{name}": name for name in jobs}
     futures = [client.submit(function, jobs[name], key=key, retries=retries, pure=False) for key, name in names.items()]
     try:
-        for future in as_completed(futures):
+        for future in as_completed(futures, loop=client.loop):
             yield names[future.key], _ended(future)
             future.release()
     finally:
