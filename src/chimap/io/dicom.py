@@ -76,8 +76,8 @@ def read_scan(
     phase, magnitude, pair, warnings = chosen.phase, chosen.magnitude, chosen.pair, list(chosen.warnings)
     beside = f"magnitude from series {_numbers(magnitude)}." if magnitude else "without magnitude."
     if chosen.imaginary:
-        parts = _numbers([*phase, *chosen.imaginary])
-        notes = [f"Phase and magnitude were computed from real and imaginary parts in DICOM series {parts}."]
+        where = _numbers([*phase, *chosen.imaginary])
+        notes = [f"Phase and magnitude were computed from real and imaginary parts in DICOM series {where}."]
     else:
         notes = [f"Phase was read from DICOM series {_numbers(phase)}, {beside}"]
     if rest:
@@ -90,9 +90,8 @@ def read_scan(
         magnitudes = _precise(_convert(magnitude, Path(temporary) / "magnitude", notes), magnitude, notes)
         if chosen.imaginary:
             imaginary = _convert(chosen.imaginary, Path(temporary) / "imaginary", notes)
-            phases, magnitudes = _polar(
-                _precise(phases, phase, notes), _precise(imaginary, chosen.imaginary, []), chosen.phase
-            )
+            parts = _precise([*phases, *imaginary], [*phase, *chosen.imaginary], notes)
+            phases, magnitudes = _polar(parts[: len(phase)], parts[len(phase) :], phase)
             magnitude = phase
     if len(phases) == 1 and (echo_times is None or pair is not None):
         pair = _agreed_pair(pair, phases[0], phase[0])
