@@ -128,7 +128,7 @@ def star(
     dipole: DipoleModel,
     weight: Volume | None = None,
     *,
-    strong_regularisation: float = 5e-3,
+    strong_regularisation: float = 1e-2,
     regularisation: float = 3e-4,
     iterations: int = 50,
     tolerance: float = 1e-3,
