@@ -64,7 +64,7 @@ def on_noise(shape: tuple[int, int, int], method: str) -> None:
     peak = peak_memory(given, methods.find(method, "inversion"), torch.device("cpu"))
     inputs = sum(part.numel() * part.element_size() for part in given.tensors().values()) / 2**20
     steps: list[int] = []
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     magnitude, rate = pipeline.signal_of(given.magnitude, mask, given.echo_times, 3.0)
     pipeline.invert(
         given.local_field,
@@ -76,11 +76,10 @@ def on_noise(shape: tuple[int, int, int], method: str) -> None:
         method=method,
         on_step=lambda step, of: steps.append(step),
     )
-    seconds = time.perf_counter() - start
-    print(
-        f"{method}, grid {shape} = {math.prod(shape)} voxels, {torch.get_num_threads()} threads: {seconds:.0f} s for "
-        f"{steps[-1]} steps, peak memory {peak / 1024:.2f} GiB on top of inputs of {inputs / 1024:.2f} GiB"
-    )
+    seconds, busy = time.perf_counter() - start, time.process_time() - busy
+    print(f"{method}, grid {shape}: {math.prod(shape)} voxels, inputs of {inputs / 1024:.2f} GiB")
+    print(f"{steps[-1]} steps in {seconds:.0f} s, {busy:.0f} s of processors, on {torch.get_num_threads()} threads")
+    print(f"peak memory on top of the inputs: {peak / 1024:.2f} GiB")
 
 
 def main() -> None:
