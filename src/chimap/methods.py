@@ -48,7 +48,7 @@ class Method:
         reference: Authors, year and DOI, as a methods section cites it.
         needs: What the function takes beside its parameters.
         cost: Order of magnitude on two cores at 160 x 160 x 160.
-        slow: Takes minutes or more, so the benchmark runs it only when it is named.
+        slow: Takes long for the many cases of the benchmark, which runs it only when it is named.
         weights: What a network has learned: a name in the package, or a file. An argument of the function.
     """
 
@@ -308,6 +308,7 @@ METHODS: tuple[Method, ...] = (
         "Polak et al. 2020, doi:10.1002/nbm.4271",
         ("local field", "mask", "magnitude (optional)", "echo times (optional)", "field strength (optional)"),
         "10 s",
+        slow=True,
     ),
     Method(
         "medi",
@@ -317,6 +318,7 @@ METHODS: tuple[Method, ...] = (
         "Liu et al. 2012, doi:10.1016/j.neuroimage.2011.08.082; Liu et al. 2013, doi:10.1002/mrm.24272",
         ("local field", "mask", "magnitude (optional)", "echo times (optional)", "field strength (optional)"),
         "20 s",
+        slow=True,
     ),
     Method(
         "medi+0",
@@ -326,6 +328,7 @@ METHODS: tuple[Method, ...] = (
         "Liu et al. 2018, doi:10.1002/mrm.26946; Liu et al. 2013, doi:10.1002/mrm.24272",
         ("local field", "mask", "CSF: found by R2* of several echoes, or --csf", "magnitude (optional)"),
         "20 s",
+        slow=True,
     ),
     Method(
         "cosmos",
