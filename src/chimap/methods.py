@@ -217,7 +217,7 @@ METHODS: tuple[Method, ...] = (
         "Division by the dipole kernel, small values replaced by a threshold of their sign",
         "Shmueli et al. 2009, doi:10.1002/mrm.22135",
         ("local field", "mask"),
-        "0.5 s",
+        "0.1 s",
     ),
     Method(
         "tsvd",
@@ -226,7 +226,7 @@ METHODS: tuple[Method, ...] = (
         "Division by the dipole kernel, small values left out",
         "Wharton et al. 2010, doi:10.1002/mrm.22334",
         ("local field", "mask"),
-        "0.5 s",
+        "0.1 s",
     ),
     Method(
         "tikhonov",
@@ -235,7 +235,7 @@ METHODS: tuple[Method, ...] = (
         "Closed form with a penalty on chi",
         "Bilgic et al. 2014, doi:10.1002/mrm.25029",
         ("local field", "mask"),
-        "0.5 s",
+        "0.1 s",
     ),
     Method(
         "l2",
@@ -244,7 +244,7 @@ METHODS: tuple[Method, ...] = (
         "Closed form with a penalty on the gradient of chi",
         "Bilgic et al. 2014, doi:10.1002/mrm.25029",
         ("local field", "mask"),
-        "0.5 s",
+        "0.1 s",
     ),
     Method(
         "tv",
@@ -253,7 +253,7 @@ METHODS: tuple[Method, ...] = (
         "Total variation by ADMM: piecewise smooth, few streaks",
         "Bilgic et al. 2014, doi:10.1002/mrm.25029; Milovic et al. 2018, doi:10.1002/mrm.27073",
         ("local field", "mask", "magnitude (optional)"),
-        "1.5 s",
+        "2 s",
     ),
     Method(
         "fansi",
@@ -271,7 +271,7 @@ METHODS: tuple[Method, ...] = (
         "Weighted least squares from TKD's map, stopped early: no prior, streaks where the field has errors",
         "Li et al. 2011, doi:10.1016/j.neuroimage.2010.11.088; Li et al. 2015, doi:10.1016/j.neuroimage.2014.12.043",
         ("local field", "mask", "magnitude (optional)"),
-        "3 s",
+        "0.5 s",
     ),
     Method(
         "ilsqr",
@@ -280,7 +280,7 @@ METHODS: tuple[Method, ...] = (
         "Weighted least squares less the streaks, which are estimated near the cone and away from edges",
         "Li et al. 2015, doi:10.1016/j.neuroimage.2014.12.043",
         ("local field", "mask", "magnitude (optional)"),
-        "15 s",
+        "3 s",
     ),
     Method(
         "star",
@@ -289,7 +289,7 @@ METHODS: tuple[Method, ...] = (
         "Total variation in two levels, strong sources first: fewer streaks around haemorrhages and calcifications",
         "Wei et al. 2015, doi:10.1002/nbm.3383",
         ("local field", "mask", "magnitude (optional)"),
-        "5 s",
+        "4 s",
     ),
     Method(
         "rts",
@@ -298,7 +298,7 @@ METHODS: tuple[Method, ...] = (
         "What the field tells well is kept and the rest of k-space filled in with least variation; quick",
         "Kames et al. 2018, doi:10.1016/j.neuroimage.2017.11.018",
         ("local field", "mask"),
-        "1 s",
+        "1.5 s",
     ),
     Method(
         "ndi",
@@ -307,7 +307,7 @@ METHODS: tuple[Method, ...] = (
         "Gradient descent on the phase factor, stopped early; a wrong turn does little harm",
         "Polak et al. 2020, doi:10.1002/nbm.4271",
         ("local field", "mask", "magnitude (optional)", "echo times (optional)", "field strength (optional)"),
-        "10 s",
+        "4 s",
         slow=True,
     ),
     Method(
@@ -317,7 +317,7 @@ METHODS: tuple[Method, ...] = (
         "Total variation that spares the edges of the magnitude, with the phase factor as data",
         "Liu et al. 2012, doi:10.1016/j.neuroimage.2011.08.082; Liu et al. 2013, doi:10.1002/mrm.24272",
         ("local field", "mask", "magnitude (optional)", "echo times (optional)", "field strength (optional)"),
-        "20 s",
+        "8 s",
         slow=True,
     ),
     Method(
@@ -327,7 +327,7 @@ METHODS: tuple[Method, ...] = (
         "MEDI with the fluid of the ventricles all alike and its chi as zero",
         "Liu et al. 2018, doi:10.1002/mrm.26946; Liu et al. 2013, doi:10.1002/mrm.24272",
         ("local field", "mask", "CSF: found by R2* of several echoes, or --csf", "magnitude (optional)"),
-        "20 s",
+        "10 s",
         slow=True,
     ),
     Method(
