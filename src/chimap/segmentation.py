@@ -22,7 +22,7 @@ class Segmentation:
     Attributes:
         labels: Integers, shape (x, y, z).
         names: {number: region}; several numbers may share a name and are one region then.
-        scheme: Where the names are from: "challenge", "freesurfer" or "table".
+        scheme: Where the names are from: "challenge", "freesurfer", "table" or, found by `parcellation`, "network".
     """
 
     labels: Tensor
