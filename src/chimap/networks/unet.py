@@ -81,7 +81,9 @@ class UNet(nn.Module):
         else:
             self.upsample = nn.ModuleList(nn.Identity() for _ in below)
             self.up = nn.ModuleList(_level(wide + width, width, shape) for wide, width in below)
-        self.last = nn.Conv3d(widths[0], shape.outputs, shape.last_kernel, padding=shape.last_kernel // 2, bias=shape.bias)
+        self.last = nn.Conv3d(
+            widths[0], shape.outputs, shape.last_kernel, padding=shape.last_kernel // 2, bias=shape.bias
+        )
 
     def forward(self, volumes: Tensor, b0_direction: Tensor | None = None, voxel_size: Tensor | None = None) -> Tensor:
         """(batch, inputs, x, y, z) to (batch, outputs, x, y, z); it has no use for direction and voxel size."""
