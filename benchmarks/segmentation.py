@@ -1,12 +1,13 @@
-"""How well `parcellation.segment` finds regions in simulated whole heads that nobody trained on: Dice and region values.
+"""How well `parcellation.segment` finds regions in simulated whole heads: Dice and region values.
 
-    python benchmarks/segmentation.py [--labels HELD_OUT.npz] [--cases axial-real …] [--weights segment] [--shape 160 192 160]
+    python benchmarks/segmentation.py [--labels HELD_OUT.npz] [--cases axial-real …] [--weights segment]
 
 Each head is scanned, and chi reconstructed by the default chain with the package's own mask; then it is segmented, with
 the magnitude and without. Dice is with the labels of the head in its whole brain, so what the mask misses counts as
 missed. "chi" is the mean over the region found less that over the true region's part of the mask, of the same
-reconstruction [ppb]: what a segmentation by hand would have changed. Rows are means over the heads; the last column says
-the worst Dice. The built-in head stands in where no labels are given.
+reconstruction [ppb]: what a segmentation by hand would have changed. Rows are means over the heads; the last column
+says the worst Dice. The built-in head stands in where no labels are given. Labels must be of heads that nobody trained
+on: 13 and later for the weights of the package.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Regions of the brain from magnitude and chi by a small network: region values without anybody's segmentation.
 
-The network sees the head in the scanner's axes (right, front, up) with voxels of 1.25 mm, so it need not be told how the
-scan lies. It has learned from simulated heads alone, see `training.recipes.segment`.
+The network sees the head in the scanner's axes (right, front, up) with voxels of 1.25 mm, so it need not be told how
+the scan lies. It has learned from simulated heads alone, see `training.recipes.segment`.
 """
 
 from pathlib import Path

@@ -130,9 +130,8 @@ def train_network(
         _record(output, about)
         if best.exists():
             _, _, record = read_best(best)
-            console.print(
-                f"Best weights: {best}, step {record['step']}, validation {score_name(settings)} {record['score']:.2f} %"
-            )
+            score = f"{score_name(settings)} {record['score']:.2f} %"
+            console.print(f"Best weights: {best}, step {record['step']}, validation {score}")
         else:
             console.print(f"Stopped before the first validation; go on with --resume: {output}")
 

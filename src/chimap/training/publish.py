@@ -74,6 +74,7 @@ def publish(run: Path, name: str, people: Sequence[LabelMap], folder: Path) -> P
     lines.append(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}")
     sums.write_text("\n".join(sorted(lines, key=lambda line: line.split()[1])) + "\n")
 
+    score = score_name(settings)
     count = sum(parameter.numel() for parameter in build(settings.network).parameters())
     judged = [(entry["step"] + 1, entry["validation"]) for entry in entries if "validation" in entry]
     first = "\n".join(f"| {entry['step']} | {entry['loss']:.6f} |" for entry in entries[:101:10])
@@ -91,13 +92,13 @@ def publish(run: Path, name: str, people: Sequence[LabelMap], folder: Path) -> P
   step {record["step"]}
 - **Time**: {record["seconds"]:.0f} s until then, on {about["device"]}, {about["threads"]} threads, torch
   {about["torch"]}
-- **Score**: {score_name(settings)} {record["score"]:.2f} % on {settings.validation_samples} validation samples with 50 % field error
+- **Score**: {score} {record["score"]:.2f} % on {settings.validation_samples} validation samples with 50 % field error
 
 ## Limits
 
 {limits(settings)} Not tried on patients. See the benchmark in docs/benchmark.md for how it compares.
 
-## Validation {score_name(settings)} [%] over the steps
+## Validation {score} [%] over the steps
 
 | step | score |
 | ---: | ---: |
@@ -136,10 +137,10 @@ def limits(settings: Settings) -> str:
     samples = settings.samples
     if settings.gives == "regions":
         return (
-            f"Learned on simulated heads with voxels of {samples.voxel_sizes[0][0]:g} mm in the scanner's axes, nodding and "
-            f"turned by up to about {math.degrees(samples.tilt) + 20:.0f} degrees;\nother scans are resampled to these "
-            "linearly. Red nucleus, substantia nigra, subthalamic and dentate nucleus are\nshapes placed into the label "
-            "maps, not drawn on anybody's images; healthy adults' anatomy, but for lesions of chi."
+            f"Learned on simulated heads with voxels of {samples.voxel_sizes[0][0]:g} mm in the scanner's axes, tilted by "
+            f"up to {math.degrees(samples.tilt):.0f} degrees\nand some more; other scans are resampled to these linearly. "
+            "Red nucleus, substantia nigra and dentate nucleus\nare shapes placed into the label maps, not drawn on "
+            "anybody's images. Adults' anatomy, as label maps of people have it."
         )
     sizes = ", ".join(" x ".join(f"{length:g}" for length in size) for size in samples.voxel_sizes)
     degrees = math.degrees(samples.tilt)

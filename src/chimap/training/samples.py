@@ -60,8 +60,8 @@ class SampleSettings:
         whole_brain: Whether the local field is that of the whole brain. Without, it is that of the sample's own chi:
             for losses that compare it with the field of what a network finds in the sample.
         scan: Whether total field, phase and magnitude are wanted too: they take as long again as the rest.
-        reach: Middles of the samples lie so far from that of the brain at most, as a share of its half size: below 1 for
-            what lies deep inside.
+        reach: How far from the middle of the brain those of the samples may lie, as a share of its half size: below 1
+            for what lies deep inside.
         solids: So many cuboids, and as many spheres, fill the grid instead of a head; without error or noise. The rest
             then says nothing but size, voxels and directions.
     """

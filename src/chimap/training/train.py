@@ -138,9 +138,8 @@ def train(
             if score < state.best:
                 state.best = score
                 _write_best(output, state, settings)
-            tell(
-                f"step {state.step} of {settings.steps}: loss {entry['loss']:.4f}, validation {score_name(settings)} {score:.2f} %"
-            )
+            judged_by = f"validation {score_name(settings)} {score:.2f} %"
+            tell(f"step {state.step} of {settings.steps}: loss {entry['loss']:.4f}, {judged_by}")
         if rank == 0:
             with (output / "log.jsonl").open("a") as log:
                 log.write(json.dumps(entry) + "\n")
