@@ -138,9 +138,9 @@ def limits(settings: Settings) -> str:
     if settings.gives == "regions":
         edge, tilt = samples.voxel_sizes[0][0], math.degrees(samples.tilt)
         return (
-            f"Learned on simulated heads, voxels of {edge:g} mm, tilted by up to {tilt:.0f} degrees and some more;\nothers "
-            "are resampled to these linearly. Red nucleus, substantia nigra and dentate nucleus are shapes placed into\n"
-            "the label maps, not drawn on anybody's images. Adults' anatomy, as label maps of people have it."
+            f"Learned on simulated heads, voxels of {edge:g} mm, tilted by up to {tilt:.0f} degrees and more; others\n"
+            "are resampled to these linearly. Red nucleus, substantia nigra and dentate nucleus are shapes placed\n"
+            "into the label maps, not drawn on anybody's images. Adults' anatomy, as label maps of people have it."
         )
     sizes = ", ".join(" x ".join(f"{length:g}" for length in size) for size in samples.voxel_sizes)
     degrees = math.degrees(samples.tilt)
