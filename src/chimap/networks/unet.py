@@ -27,6 +27,7 @@ class UNetShape:
         bias: Of the convolutions; without it, and without norm, the network is homogeneous: twice the input, twice
             the output.
         outputs: Output channels.
+        instance: The normalisation is that of each volume by itself, learning and in use.
     """
 
     kind: Literal["unet"] = "unet"
@@ -41,6 +42,7 @@ class UNetShape:
     last_kernel: int = 1
     bias: bool = True
     outputs: int = 1
+    instance: bool = False
 
 
 UQSM = UNetShape(inputs=2, norm=True, slope=0.0, last_kernel=3)
@@ -52,7 +54,9 @@ UQSM_PLUS = UNetShape(inputs=2)
 QSMNET = UNetShape(base=32, convolutions=2, kernel=5, norm=True, up="deconvolution")
 """QSMnet (Yoon et al. 2018, doi:10.1016/j.neuroimage.2018.06.030) and QSMnet+ (Jung et al. 2020,
 doi:10.1016/j.neuroimage.2020.116619)."""
-SEGMENT = UNetShape(inputs=2, base=16, levels=4, convolutions=2, norm=True, up="deconvolution", outputs=15)
+SEGMENT = UNetShape(
+    inputs=2, base=16, levels=4, convolutions=2, norm=True, up="deconvolution", outputs=15, instance=True
+)
 """Magnitude and chi in, a score for each region of `parcellation.REGIONS` and for the rest out."""
 DEEPQSM = UNetShape(base=16, convolutions=2, slope=0.0, up="deconvolution")
 """DeepQSM (Bollmann et al. 2019, doi:10.1016/j.neuroimage.2019.03.060) and SHARQnet (Bollmann et al. 2019,
@@ -110,6 +114,7 @@ def _level(inputs: int, width: int, shape: UNetShape) -> nn.Sequential:
         layers.append(nn.Conv3d(before, width, shape.kernel, padding=shape.kernel // 2, bias=shape.bias))
         if shape.norm:
             # QSMnet's own: eps 1e-3, running decay 0.99
-            layers.append(nn.BatchNorm3d(width, eps=1e-3, momentum=0.01))
+            batch = nn.BatchNorm3d(width, eps=1e-3, momentum=0.01)
+            layers.append(nn.InstanceNorm3d(width, affine=True) if shape.instance else batch)
         layers.append(nn.LeakyReLU(shape.slope, inplace=True) if shape.slope else nn.ReLU(inplace=True))
     return nn.Sequential(*layers)

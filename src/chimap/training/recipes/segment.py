@@ -40,7 +40,6 @@ _CPU = Settings(
     batch=1,
     steps=1500,
     learning_rate=2e-3,
-    freeze_norm=0.15,
     weights={"dice": 1.0},
     average=0.99,
     validation_samples=8,
