@@ -106,6 +106,15 @@ class UNet(nn.Module):
         return cropped(self.last(x), placed)
 
 
+class _InstanceNorm(nn.InstanceNorm3d):
+    """Of one volume that of a batch of one, which is the same and leaves the order of its memory as it is."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if len(input) > 1:
+            return super().forward(input)
+        return nn.functional.batch_norm(input, None, None, self.weight, self.bias, training=True, eps=self.eps)
+
+
 def _level(inputs: int, width: int, shape: UNetShape) -> nn.Sequential:
     """Convolutions of one level, each with its normalisation and activation."""
     layers: list[nn.Module] = []
@@ -115,6 +124,6 @@ def _level(inputs: int, width: int, shape: UNetShape) -> nn.Sequential:
         if shape.norm:
             # QSMnet's own: eps 1e-3, running decay 0.99
             batch = nn.BatchNorm3d(width, eps=1e-3, momentum=0.01)
-            layers.append(nn.InstanceNorm3d(width, affine=True) if shape.instance else batch)
+            layers.append(_InstanceNorm(width, affine=True) if shape.instance else batch)
         layers.append(nn.LeakyReLU(shape.slope, inplace=True) if shape.slope else nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
