@@ -9,6 +9,8 @@ import torch
 
 from chimap import methods, metrics
 from chimap.cli import main
+from chimap.fields.csf import ventricles
+from chimap.fields.relaxation import r2star_map
 from chimap.inversion import zero_shot
 from chimap.io.bids import write_megre
 from chimap.io.nifti import write_volume
@@ -109,6 +111,56 @@ FEW["zs-uqsm+"] = ["patch_steps=60", "full_steps=20", "patch=24", "base=4", "lea
 FEW["fine"] = ["iterations=1"]
 
 
+def truth_fluid(simulated):
+    scan, truth = simulated
+    return ventricles(r2star_map(scan.magnitude, truth.mask, scan.echo_times), truth.mask, scan.voxel_size)
+
+
+def test_medi_gets_its_rate_and_medi_zero_its_fluid(files, tmp_path, simulated, capsys):
+    folder, _ = files
+    inputs = ["invert", "--local-field", str(folder / "field.nii.gz"), "--mask", str(folder / "mask.nii.gz")]
+    output = tmp_path / "chi.nii.gz"
+    wrote = ["--output", str(output)]
+    echo = ["--field-strength", "7", "--echo-time", "0.01"]
+    fluid = truth_fluid(simulated)
+    write_volume(folder / "csf.nii.gz", fluid, simulated[0].affine, description="csf")
+    write_volume(folder / "magnitude.nii.gz", simulated[0].magnitude[2], simulated[0].affine, description="magnitude")
+    echo += ["--magnitude", str(folder / "magnitude.nii.gz")]
+    rate = 2 * np.pi * 42.577478461 * 7 * 0.01
+    for extra, expected in (([], 16.0), (echo, rate), ([*echo, "--set", "medi.radians_per_ppm=9"], 9.0)):
+        assert main([*inputs, *wrote, "--method", "medi", *extra]) == 0
+        record = json.loads((tmp_path / "chi.json").read_text())
+        assert record["parameters"]["radians_per_ppm"] == pytest.approx(expected)
+        assert record["chi is relative to"] == "zero sum over the whole grid"
+    assert main([*inputs, *wrote, "--method", "medi+0"]) == 2
+    assert "medi+0 needs a mask of the fluid" in capsys.readouterr().err
+    csf = ["--csf", str(folder / "csf.nii.gz"), "--reference", "mask"]
+    assert main([*inputs, *wrote, "--method", "medi+0", *echo, *csf]) == 0
+    record = json.loads((tmp_path / "chi.json").read_text())
+    assert record["chi is relative to"] == "its mean in the cerebrospinal fluid"
+    assert abs(float(load(output)[fluid].mean())) < 1e-5
+    assert main([*inputs, *wrote, "--method", "medi", *csf]) == 2
+    assert main([*inputs, *wrote, "--method", "medi", "--field-strength", "3", "--echo-time", "20"]) == 2
+    assert "milliseconds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["medi", "medi+0"])
+def test_run_with_the_magnitude_in_the_inversion(files, tmp_path, simulated, method):
+    folder, written = files
+    output = tmp_path / "output"
+    assert main([*run_arguments(written, output), "--mask", str(folder / "mask.nii.gz"), "--method", method]) == 0
+    truth = simulated[1]
+    chi, mask = load(output / "chi.nii.gz"), load(output / "mask.nii.gz") > 0
+    assert metrics.correlation(chi, truth.chi, mask) > 0.6
+    record, report = json.loads((output / "provenance.json").read_text()), (output / "report.html").read_text()
+    assert record["methods"]["inversion"]["parameters"]["radians_per_ppm"] == "that of the scan"
+    assert record["methods"]["inversion"]["changed_from_default"] == {}
+    assert any("a field of 1 ppm is a phase of" in note for note in record["notes"])
+    assert record["chi_reference"] == ("csf" if method == "medi+0" else "mask")
+    assert ("fluid of the ventricles was set to zero" in report) == (method == "medi+0")
+    assert ("its mean in the cerebrospinal fluid of the ventricles" in report) == (method == "medi+0")
+
+
 @pytest.mark.parametrize("method", methods.names("inversion"))
 def test_invert_by_every_method(files, tmp_path, simulated, method):
     folder, _ = files
@@ -120,6 +172,9 @@ def test_invert_by_every_method(files, tmp_path, simulated, method):
         "--mask",
         str(folder / "mask.nii.gz"),
     ]
+    if method == "medi+0":
+        write_volume(folder / "csf.nii.gz", truth_fluid(simulated), simulated[0].affine, description="csf")
+        arguments += ["--csf", str(folder / "csf.nii.gz")]
     arguments += [part for setting in FEW.get(method, []) for part in ("--set", f"{method}.{setting}")]
     assert main([*arguments, "--method", method, "--output", str(output)]) == 0
     scan, truth = simulated
@@ -231,3 +286,33 @@ def test_the_demo_runs_and_compares_with_the_truth(tmp_path, capsys):
     assert "Error against the known truth" in printed and "inversion [s]" in printed
     assert (output / "chi.nii.gz").exists() and (output / "input" / "truth_chi.nii.gz").exists()
     assert "correlation" in (output / "report.html").read_text()
+
+
+def test_the_regularisation_is_chosen_and_recorded(files, tmp_path, capsys):
+    folder, written = files
+    invert = ["invert", "--local-field", str(folder / "field.nii.gz"), "--mask", str(folder / "mask.nii.gz")]
+    choose = ["--choose-regularisation", "discrepancy"]
+    output = tmp_path / "new" / "chi.nii.gz"
+    assert main([*invert, *choose, "--method", "tikhonov", "--field-error", "0.002", "--output", str(output)]) == 0
+    record = json.loads((tmp_path / "new" / "chi.json").read_text())
+    chosen = record["choice of the regularisation"]
+    assert "discrepancy principle" in chosen["how"] and "given" in chosen["how"]
+    assert record["parameters"]["regularisation"] in [point["regularisation"] for point in chosen["points"]]
+    nothing = ["--output", str(tmp_path / "no.nii.gz")]
+    assert main([*invert, *choose, "--method", "tkd", *nothing]) == 2
+    assert "tkd has no regularisation to choose" in capsys.readouterr().err
+    assert main([*invert, "--field-error", "0.002", *nothing]) == 2
+    assert "--field-error is for" in capsys.readouterr().err
+    assert not (tmp_path / "no.nii.gz").exists()
+
+    output = tmp_path / "output"
+    mask = ["--mask", str(folder / "mask.nii.gz"), "--plan", "quick"]
+    assert main([*run_arguments(written, output), *mask, *choose, "--method", "tikhonov"]) == 0
+    record = json.loads((output / "provenance.json").read_text())
+    value = record["methods"]["inversion"]["parameters"]["regularisation"]
+    assert value != 0.01 and record["choice_of_regularisation"] == "discrepancy"
+    assert any("discrepancy principle" in note for note in record["notes"] + record["warnings"])
+    page = (output / "report.html").read_text()
+    assert "Morozov 1966" in page and f"regularisation {value:.6g}, default 0.01" in page
+    assert main([*run_arguments(written, tmp_path / "other"), *mask, *choose, "--method", "tkd"]) == 2
+    assert "tkd has no regularisation to choose" in capsys.readouterr().err

@@ -46,8 +46,8 @@ def test_settings_that_cannot_be_used_are_refused_by_name(text, message):
 
 
 def test_unknown_methods_and_plans_are_refused_with_the_known_ones():
-    with pytest.raises(InputError, match="no inversion method is called 'medi'; there are tkd"):
-        methods.find("medi", "inversion")
+    with pytest.raises(InputError, match="no inversion method is called 'medi2'; there are tkd"):
+        methods.find("medi2", "inversion")
     with pytest.raises(InputError, match="no plan is called 'fast'; there are quick"):
         plan_named("fast")
 

@@ -6,9 +6,11 @@ import torch
 import chimap
 from chimap import metrics
 from chimap.errors import InputError
+from chimap.fields.csf import ventricles
 from chimap.fields.mask import with_holes
 from chimap.fields.tree import wrap
-from chimap.pipeline import STAGES, invert, joined, missing_margin, reconstruct
+from chimap.physics.units import radians_per_ppm
+from chimap.pipeline import STAGES, invert, joined, missing_margin, reconstruct, signal_of
 from chimap.plan import PLANS, Plan
 from chimap.simulation.acquisition import acquire
 from chimap.simulation.head import built_in_head
@@ -182,3 +184,61 @@ def test_room_is_added_only_where_the_mask_is_near_its_own_image():
     mask = torch.zeros(40, 40, 10, dtype=torch.bool)
     mask[10:30, 2:38, :] = True
     assert missing_margin(mask, (1.0, 1.0, 3.0)) == (0, 6, 4)  # 10 mm wanted; 20, 4 and 0 voxels are there
+
+
+def test_one_echo_stands_for_all():
+    """The field's precision is the sum over echoes of (magnitude TE)^2."""
+    times, mask = (0.005, 0.012, 0.03), torch.ones(6, 5, 4, dtype=torch.bool)
+    mask[0] = False
+    magnitude = torch.stack([torch.full(mask.shape, 100.0 * (1 - 20 * time)) for time in times])
+    together, rate = signal_of(magnitude, mask, times, 7.0)
+    precision = sum((float(echo[1, 1, 1]) * time) ** 2 for echo, time in zip(magnitude, times, strict=True))
+    assert (float(together[1, 1, 1]) * rate / radians_per_ppm(1.0, 7.0)) ** 2 == pytest.approx(precision, rel=1e-5)
+    without, rate = signal_of(None, mask, times, 7.0)
+    assert without is None and rate == pytest.approx(
+        radians_per_ppm((sum(time**2 for time in times) / 3) ** 0.5, 7.0), rel=1e-6
+    )
+    assert signal_of(None, mask, (0.02,), 3.0)[1] == pytest.approx(radians_per_ppm(0.02, 3.0))
+
+
+def test_methods_of_the_phase_factor_get_the_magnitude_and_echo_time_of_the_scan(simulated):
+    scan, truth = simulated
+    maps = reconstruct(scan, Plan(inversion="medi", reference="none"))
+    magnitude, rate = signal_of(scan.magnitude, maps.brain_mask, scan.echo_times, scan.field_strength)
+    where = scan.voxel_size, scan.b0_direction
+    alone = invert(maps.local_field, maps.mask, *where, method="medi", magnitude=magnitude, radians_per_ppm=rate)
+    torch.testing.assert_close(maps.chi, alone * maps.mask)
+    assert any(f"is a phase of {rate:.2f} rad" in note for note in maps.notes)
+    assert metrics.correlation(maps.chi, truth.chi, maps.mask) > 0.7
+    assert (invert(maps.local_field, maps.mask, *where, method="medi") - alone).abs().max() > 1e-3
+    own = invert(
+        maps.local_field,
+        maps.mask,
+        *where,
+        method="medi",
+        magnitude=magnitude,
+        radians_per_ppm=rate,
+        settings={"medi": {"radians_per_ppm": 100.0}},
+    )
+    assert (own - alone).abs().max() > 1e-5  # what the user sets comes first
+
+
+def test_without_magnitude_medi_says_what_it_lacks(simulated):
+    scan, truth = simulated
+    maps = reconstruct(replace(scan, magnitude=None), Plan(inversion="medi"))
+    assert any("no magnitude" in warning and "edges" in warning for warning in maps.warnings)
+    assert metrics.correlation(maps.chi, truth.chi, maps.mask) > 0.6
+    with pytest.raises(InputError, match="the magnitude of two echoes or more is needed"):
+        reconstruct(replace(scan, magnitude=None), Plan(inversion="medi+0"))
+
+
+def test_medi_zero_refers_chi_to_fluid(simulated):
+    scan, truth = simulated
+    maps = reconstruct(scan, Plan(inversion="medi+0"))
+    fluid = ventricles(maps.r2star, maps.brain_mask, scan.voxel_size) & maps.mask
+    assert abs(float(maps.chi[fluid].mean())) < 1e-6
+    assert any("relative to cerebrospinal fluid" in note for note in maps.notes)
+    assert not any("relative to its mean" in note for note in maps.notes)
+    assert not any("does not depend on it" in note for note in maps.notes)
+    off = (maps.chi - truth.chi)[maps.mask].mean() + truth.chi[fluid].mean()
+    assert abs(float(off)) < 0.3 * float(truth.chi[maps.mask].std())

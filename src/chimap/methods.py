@@ -27,6 +27,7 @@ Stage = Literal[
     "inversion",
     "from total field",
     "from phase",
+    "from orientations",
 ]
 
 TO_LOCAL_FIELD: tuple[Stage, ...] = ("background", "background from phase")
@@ -65,6 +66,11 @@ class Method:
     def label(self) -> str:
         """The name for a record: of a file, no folders."""
         return self.name.rsplit("/", 1)[-1]
+
+    @property
+    def zero_is_csf(self) -> bool:
+        """Whether the method makes chi zero in cerebrospinal fluid; of others the reference can be chosen."""
+        return self.stage == "inversion" and self.takes("csf")
 
     def load(self) -> Callable[..., Any]:
         """Import the function."""
@@ -250,6 +256,90 @@ METHODS: tuple[Method, ...] = (
         "1.5 s",
     ),
     Method(
+        "fansi",
+        "inversion",
+        "chimap.inversion.fansi:fansi",
+        "Total variation with the noise of phase as it is: whole turns and weak signal do less harm",
+        "Milovic et al. 2018, doi:10.1002/mrm.27073; Milovic et al. 2019, doi:10.1002/mrm.27483",
+        ("local field", "mask", "magnitude (optional)", "echo times (optional)", "field strength (optional)"),
+        "5 s",
+    ),
+    Method(
+        "lsqr",
+        "inversion",
+        "chimap.inversion.lsqr:lsqr",
+        "Weighted least squares from TKD's map, stopped early: no prior, streaks where the field has errors",
+        "Li et al. 2011, doi:10.1016/j.neuroimage.2010.11.088; Li et al. 2015, doi:10.1016/j.neuroimage.2014.12.043",
+        ("local field", "mask", "magnitude (optional)"),
+        "3 s",
+    ),
+    Method(
+        "ilsqr",
+        "inversion",
+        "chimap.inversion.lsqr:ilsqr",
+        "Weighted least squares less the streaks, which are estimated near the cone and away from edges",
+        "Li et al. 2015, doi:10.1016/j.neuroimage.2014.12.043",
+        ("local field", "mask", "magnitude (optional)"),
+        "15 s",
+    ),
+    Method(
+        "star",
+        "inversion",
+        "chimap.inversion.lsqr:star",
+        "Total variation in two levels, strong sources first: fewer streaks around haemorrhages and calcifications",
+        "Wei et al. 2015, doi:10.1002/nbm.3383",
+        ("local field", "mask", "magnitude (optional)"),
+        "5 s",
+    ),
+    Method(
+        "rts",
+        "inversion",
+        "chimap.inversion.rts:rts",
+        "What the field tells well is kept and the rest of k-space filled in with least variation; quick",
+        "Kames et al. 2018, doi:10.1016/j.neuroimage.2017.11.018",
+        ("local field", "mask"),
+        "1 s",
+    ),
+    Method(
+        "ndi",
+        "inversion",
+        "chimap.inversion.nonlinear:ndi",
+        "Gradient descent on the phase factor, stopped early; a wrong turn does little harm",
+        "Polak et al. 2020, doi:10.1002/nbm.4271",
+        ("local field", "mask", "magnitude (optional)", "echo times (optional)", "field strength (optional)"),
+        "1 min",
+        slow=True,
+    ),
+    Method(
+        "medi",
+        "inversion",
+        "chimap.inversion.nonlinear:medi",
+        "Total variation that spares the edges of the magnitude, with the phase factor as data",
+        "Liu et al. 2012, doi:10.1016/j.neuroimage.2011.08.082; Liu et al. 2013, doi:10.1002/mrm.24272",
+        ("local field", "mask", "magnitude (optional)", "echo times (optional)", "field strength (optional)"),
+        "2 min",
+        slow=True,
+    ),
+    Method(
+        "medi+0",
+        "inversion",
+        "chimap.inversion.nonlinear:medi_zero",
+        "MEDI with the fluid of the ventricles all alike and its chi as zero",
+        "Liu et al. 2018, doi:10.1002/mrm.26946; Liu et al. 2013, doi:10.1002/mrm.24272",
+        ("local field", "mask", "CSF: found by R2* of several echoes, or --csf", "magnitude (optional)"),
+        "2 min",
+        slow=True,
+    ),
+    Method(
+        "cosmos",
+        "from orientations",
+        "chimap.inversion.orientations:cosmos",
+        "Several scans of one head, turned between them, as one least-squares problem: `chimap cosmos`",
+        "Liu et al. 2009, doi:10.1002/mrm.21828",
+        ("local fields of several scans", "masks", "magnitudes (optional)", "head positions"),
+        "20 s",
+    ),
+    Method(
         "uqsm+",
         "inversion",
         "chimap.inversion.learned:by_network",
@@ -362,6 +452,8 @@ def find(name: str, *stages: Stage) -> Method:
     for method in called:
         if method.stage in stages:
             return method
+    if called and called[0].stage == "from orientations":
+        raise InputError(f"{called[0].label} takes the local fields of several scans: give them to `chimap cosmos`")
     if called and called[0].stage in TO_CHI and stages == ("inversion",):
         start = called[0].stage.removeprefix("from ")
         raise InputError(f"{called[0].label} takes the {start}, not a local field: give the scan to `chimap run`")

@@ -12,13 +12,16 @@ import torch
 from torch import Tensor
 
 from chimap import methods
-from chimap.arrays import Mask, Progress, Shape, Triple, Volume
+from chimap.arrays import Echoes, Mask, Progress, Shape, Triple, Volume
 from chimap.errors import InputError
 from chimap.fields import echoes, evidence
 from chimap.fields.combination import from_around
+from chimap.fields.csf import ventricles
 from chimap.fields.mask import drop_noisy, erode, with_holes
 from chimap.fields.tree import wrap
+from chimap.inversion.choice import Choice, choose, penalty_of
 from chimap.linalg import bounding_box
+from chimap.physics import units
 from chimap.physics.dipole import DipoleModel
 from chimap.plan import Plan, plan_named
 from chimap.scan import Finding, Maps, Scan
@@ -36,6 +39,7 @@ class Record:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    settings: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -80,6 +84,11 @@ def reconstruct(
     plan = plan if method is None else replace(plan, inversion=method)
     scan.check()
     chosen = _chosen(plan)
+    if chosen.inversion.zero_is_csf and (scan.magnitude is None or len(scan.echo_times) < 2):
+        raise InputError(
+            f"{chosen.inversion.label} finds the fluid whose chi is zero by R2*, for which the magnitude of two echoes "
+            "or more is needed: choose medi, or give `chimap invert` the local field and a mask of the fluid with --csf"
+        )
     record = Record(on_stage)
     with record.stage("mask"):
         brain = _brain(scan, plan, chosen, record)
@@ -92,15 +101,31 @@ def reconstruct(
         r2star = None
         if scan.magnitude is not None and len(scan.echo_times) > 1:
             r2star = methods.call(chosen.relaxation, plan.settings, scan.magnitude, brain, scan.echo_times)
-            record.notes.append("R2* was fitted to the magnitude of the echoes; chi does not depend on it.")
+            use = (
+                "it tells where the fluid is whose chi is zero"
+                if chosen.inversion.zero_is_csf
+                else "chi does not depend on it"
+            )
+            record.notes.append(f"R2* was fitted to the magnitude of the echoes; {use}.")
+        csf = None
+        if chosen.inversion.zero_is_csf and r2star is not None:
+            csf = ventricles(r2star, brain, scan.voxel_size)
     with record.stage("checks"):
         findings = findings_of(scan, total_field, brain)
         record.warnings += [finding.sentence for finding in findings if finding.doubtful]
-    local_field, chi, mask = _local_field_and_chi(scan, phase, total_field, noise, brain, plan, chosen, record)
+    local_field, chi, mask = _local_field_and_chi(scan, phase, total_field, noise, brain, csf, plan, chosen, record)
     if (mask & unknown).any():
         mask = mask & ~unknown
         local_field, chi = local_field * mask, chi * mask
-    if plan.reference == "mask":
+    if csf is not None:
+        fluid = csf & mask
+        chi = torch.where(mask, chi - chi[fluid].mean(), chi)
+        volume = int(fluid.sum()) * math.prod(scan.voxel_size) / 1000
+        record.notes.append(
+            f"chi is relative to cerebrospinal fluid: its mean is zero over the {int(fluid.sum())} voxels "
+            f"({volume:.1f} ml) in the middle of the brain whose R2* is lowest."
+        )
+    elif plan.reference == "mask":
         shift = float(chi[mask].mean())
         chi = torch.where(mask, chi - shift, chi)
         record.notes.append(f"chi is relative to its mean in the mask, which was {shift:+.4f} ppm after the inversion.")
@@ -118,6 +143,7 @@ def reconstruct(
         seconds=record.seconds,
         notes=tuple(record.notes),
         warnings=tuple(record.warnings),
+        settings=record.settings,
         findings=tuple(findings),
     )
 
@@ -131,6 +157,8 @@ def _chosen(plan: Plan) -> Chosen:
         background=methods.find(plan.background, *methods.TO_LOCAL_FIELD),
         inversion=methods.find(plan.inversion, *methods.TO_CHI),
     )
+    if plan.choose_regularisation is not None:
+        check_choosable(chosen.inversion)
     if plan.two_pass and (chosen.background.stage, chosen.inversion.stage) != ("background", "inversion"):
         raise InputError(
             "two passes need a background removal from the total field and an inversion of the local field, got "
@@ -212,6 +240,7 @@ def _local_field_and_chi(
     total_field: Volume,
     noise: Volume,
     brain: Mask,
+    csf: Mask | None,
     plan: Plan,
     chosen: Chosen,
     record: Record,
@@ -237,8 +266,21 @@ def _local_field_and_chi(
         known = total_field * inside, noise.masked_fill(~inside, torch.inf)
         return methods.call(background, plan.settings, *known, inside, grid)
 
+    given: dict[str, Any] = {"csf": csf}
+    if to_chi.stage == "inversion" and to_chi.takes("radians_per_ppm"):
+        magnitude, rate = signal_of(scan.magnitude, brain, scan.echo_times, scan.field_strength)
+        given |= {"magnitude": magnitude, "radians_per_ppm": rate}
+        if "radians_per_ppm" not in plan.settings.get(to_chi.name, {}):
+            record.notes.append(f"To {to_chi.label} a field of 1 ppm is a phase of {rate:.2f} rad, that of all echoes.")
+        if magnitude is None:
+            record.warnings.append(
+                f"There is no magnitude: {to_chi.label} takes all voxels of the mask for equally noisy"
+                + (" and knows of no edges." if to_chi.takes("edges") else ".")
+            )
+
     def inverted(field: Volume, inside: Mask) -> Volume:
-        return invert(field, inside, *where, method=plan.inversion, settings=plan.settings)
+        settings = with_settings(plan.settings, record.settings)
+        return invert(field, inside, *where, method=plan.inversion, settings=settings, **given)
 
     with record.stage("background removal"):
         local_field, mask = removed(brain)
@@ -256,6 +298,18 @@ def _local_field_and_chi(
                 "part in it and are there for comparison."
             )
         else:
+            if plan.choose_regularisation is not None:
+                choice = chosen_regularisation(
+                    local_field,
+                    mask,
+                    *where,
+                    method=plan.inversion,
+                    criterion=plan.choose_regularisation,
+                    settings=plan.settings,
+                    **given,
+                )
+                record.settings = {plan.inversion: {"regularisation": choice.regularisation}}
+                (record.notes if choice.reached else record.warnings).append(f"{to_chi.label}: {choice.sentence}.")
             chi = inverted(local_field, mask)
         if sure is not None:
             chi, holes = joined(inverted(*sure), sure[1], chi, mask)
@@ -318,6 +372,8 @@ def invert(
     b0_direction: Triple,
     *,
     magnitude: Volume | None = None,
+    radians_per_ppm: float | None = None,
+    csf: Mask | None = None,
     method: str = "tv",
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     on_step: Progress | None = None,
@@ -327,6 +383,9 @@ def invert(
 
     The field is continued by zeros where the mask comes closer than `MARGIN` to a face of the grid, so that the
     brain's image beyond the face does not leak in; elsewhere the grid is used as it is.
+
+    A method takes of these what it can use: `magnitude`, which weighs the data; `radians_per_ppm`, the phase [rad] of
+    1 ppm at the echo that counts, unless the user's settings have it; `csf`, where chi is to be zero.
 
     `on_step` is called with step and steps by a method that takes steps, and `checkpoint` is where one that learns
     keeps its state and goes on from.
@@ -343,10 +402,102 @@ def invert(
     arguments: list[Any] = [local_field, mask, dipole]
     if magnitude is not None and found.takes("weight"):
         arguments.append(magnitude / magnitude[mask].mean() * mask)
-    more = {"progress": on_step, "checkpoint": checkpoint}
+    more = {"radians_per_ppm": radians_per_ppm, "csf": csf, "progress": on_step, "checkpoint": checkpoint}
     more = {name: value for name, value in more.items() if value is not None and found.takes(name)}
-    chosen = {**(settings or {}), found.name: {**(settings or {}).get(found.name, {}), **more}}
+    chosen = {**(settings or {}), found.name: {**more, **(settings or {}).get(found.name, {})}}
     return methods.call(found, chosen, *arguments)
+
+
+def signal_of(
+    magnitude: Echoes | None, mask: Mask, echo_times: tuple[float, ...], field_strength: float
+) -> tuple[Volume | None, float]:
+    """One echo that stands for all: it says as much about the field as they do together.
+
+    Of an echo that is (magnitude TE)^2, so the one that stands for all has their root of the sum of squares for its
+    magnitude, and sqrt(sum magnitude^2 TE^2 / sum magnitude^2) for its echo time, with means over the mask.
+
+    Args:
+        magnitude: (echo, x, y, z), any unit, or None: then all echoes count alike.
+        mask: (x, y, z).
+        echo_times: [s].
+        field_strength: [T].
+
+    Returns:
+        Magnitude (x, y, z), None where none was given, and the phase [rad] of a field of 1 ppm.
+    """
+    power = [1.0] * len(echo_times) if magnitude is None else [float(echo[mask].square().mean()) for echo in magnitude]
+    moment = sum(part * time**2 for part, time in zip(power, echo_times, strict=True))
+    together = None if magnitude is None else torch.linalg.vector_norm(magnitude, dim=0)
+    return together, units.radians_per_ppm(math.sqrt(moment / sum(power)), field_strength)
+
+
+def check_choosable(method: methods.Method) -> None:
+    """Refuse to choose the regularisation of a method that has none to choose.
+
+    Raises:
+        InputError: Names those that have.
+    """
+    if method.stage != "inversion" or "regularisation" not in method.parameters():
+        able = [
+            row.name for row in methods.METHODS if row.stage == "inversion" and "regularisation" in row.parameters()
+        ]
+        raise InputError(f"{method.label} has no regularisation to choose; {', '.join(able)} have")
+
+
+PENALTIES = {"tikhonov": "chi", "l2": "gradient"}
+"""What a method's regularisation weighs, where that is not the variation of chi."""
+
+
+def chosen_regularisation(
+    local_field: Volume,
+    mask: Mask,
+    voxel_size: Triple,
+    b0_direction: Triple,
+    *,
+    method: str,
+    criterion: str,
+    error: float | None = None,
+    magnitude: Volume | None = None,
+    radians_per_ppm: float | None = None,
+    csf: Mask | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    on_step: Progress | None = None,
+) -> Choice:
+    """The regularisation of a method for one field; see `inversion.choice.choose`. Arguments as `invert` has them.
+
+    Raises:
+        InputError: The method has no regularisation, or the criterion is unknown.
+    """
+    found = methods.find(method, "inversion")
+    check_choosable(found)
+
+    def inverted(value: float) -> Volume:
+        trial = with_settings(settings, {found.name: {"regularisation": value}})
+        given = {"magnitude": magnitude, "radians_per_ppm": radians_per_ppm, "csf": csf}
+        return invert(local_field, mask, voxel_size, b0_direction, method=method, settings=trial, **given)
+
+    padding = missing_margin(mask, voxel_size)
+    shape = (local_field.shape[0], local_field.shape[1], local_field.shape[2])
+    dipole = DipoleModel(shape, voxel_size, b0_direction, padding=padding).to(local_field.device)
+    return choose(
+        inverted,
+        local_field,
+        mask,
+        dipole,
+        criterion=criterion,  # pyright: ignore[reportArgumentType]
+        around=(settings or {}).get(found.name, {}).get("regularisation", found.parameters()["regularisation"]),
+        penalty=penalty_of(PENALTIES.get(found.name, "variation"), mask, voxel_size),
+        error=error,
+        progress=on_step,
+    )
+
+
+def with_settings(
+    settings: Mapping[str, Mapping[str, Any]] | None, more: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Settings of methods, with some of them replaced."""
+    own = settings or {}
+    return {name: {**own.get(name, {}), **more.get(name, {})} for name in {**own, **more}}
 
 
 def note_on_frame(

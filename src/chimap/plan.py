@@ -23,6 +23,8 @@ class Plan:
         two_pass: chi first without the voxels of unreliable field and what they throw around them, then with all;
             the second counts only where the first has nothing.
         erosion: Shave this much [mm] off the brain mask before the background is removed.
+        choose_regularisation: The criterion, of `inversion.choice.CRITERIA`, by which the inversion's regularisation is
+            chosen from the field; None leaves it at its setting.
         settings: {method: {parameter: value}}.
     """
 
@@ -35,6 +37,7 @@ class Plan:
     noise_limit: float | None = None
     two_pass: bool = False
     erosion: float = 0.0
+    choose_regularisation: str | None = None
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def noise_limit_for(self, *, own_mask: bool) -> float | None:

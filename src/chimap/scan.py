@@ -144,6 +144,7 @@ class Maps:
         seconds: Time taken by each stage, in order.
         notes: What each stage did, one sentence each.
         warnings: What a reader should doubt, one sentence each.
+        settings: Parameters that were chosen from the data, as {method: {parameter: value}}.
         findings: What was looked at to see whether the measurement fits its header; doubtful ones are warnings too.
     """
 
@@ -158,4 +159,5 @@ class Maps:
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    settings: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()

@@ -276,6 +276,23 @@ def test_the_phase_sign_of_ge_is_reversed_as_an_assumption(tmp_path):
     np.testing.assert_array_equal(nifti.read_scan([path]).phase[0], wrapped())
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_every_second_slice_half_a_turn_off_is_undone_unless_another_maker_is_named(tmp_path, axis):
+    x, y, z = np.meshgrid(*(np.linspace(-2, 2, count) for count in SHAPE), indexing="ij")
+    phase = np.angle(np.exp(1j * (x + 0.7 * y * z)))
+    turns = np.moveaxis(np.broadcast_to(np.arange(SHAPE[axis]) % 2, np.moveaxis(phase, axis, -1).shape), -1, axis)
+    stored = np.angle(np.exp(1j * (phase + np.pi * turns))).astype(np.float32)
+    for maker, undone in (("GE", True), (None, True), ("Siemens", False)):
+        about = {} if maker is None else {"Manufacturer": maker}
+        path = save(tmp_path / f"{maker}.nii", stored, EchoTime=0.01, MagneticFieldStrength=3, Units="rad", **about)
+        scan = nifti.read_scan([path])
+        assert any(f"along {'xyz'[axis]} is half a turn off" in sentence for sentence in scan.warnings) == undone
+        sign = -1 if maker == "GE" else 1
+        off = np.exp(1j * (sign * scan.phase[0].numpy() - (phase if undone else stored)))
+        np.testing.assert_allclose(off, np.full(SHAPE, off[0, 0, 0]), atol=1e-5)
+        assert scan.phase.abs().max() <= math.pi + 1e-5
+
+
 REFUSED = {
     "no echo time": ({"MagneticFieldStrength": 3}, {}, "give --echo-times in seconds"),
     "no field strength": ({"EchoTime": 0.02}, {}, "give --field-strength in tesla"),

@@ -12,6 +12,8 @@ from torch import Tensor
 from chimap import methods, pipeline
 from chimap.arrays import Echoes, Mask, Triple, Volume
 from chimap.errors import InputError
+from chimap.fields.csf import ventricles
+from chimap.fields.relaxation import r2star_map
 
 Track: TypeAlias = Literal["inversion", "full chain"]
 TRACKS: tuple[Track, ...] = ("inversion", "full chain")
@@ -19,7 +21,8 @@ TRACKS: tuple[Track, ...] = ("inversion", "full chain")
 
 @dataclass(frozen=True)
 class Inputs:
-    """One case as a method gets it. Volumes (x, y, z); fields in ppm. What the track "inversion" lacks is None.
+    """One case as a method gets it. Volumes (x, y, z); fields in ppm. What the track "inversion" lacks is None: phase,
+    total field and its mask.
 
     Attributes:
         local_field: Zero outside `mask`.
@@ -68,7 +71,15 @@ class Entry:
 
 
 def _invert(inputs: Inputs, method: str) -> Volume:
-    return pipeline.invert(inputs.local_field, inputs.mask, inputs.voxel_size, inputs.b0_direction, method=method)
+    given: dict[str, Any] = {}
+    if methods.find(method, "inversion").takes("radians_per_ppm") and inputs.field_strength is not None:
+        signal = inputs.magnitude, inputs.mask, inputs.echo_times, inputs.field_strength
+        given["magnitude"], given["radians_per_ppm"] = pipeline.signal_of(*signal)
+    if methods.find(method, "inversion").zero_is_csf and inputs.magnitude is not None:
+        rate = r2star_map(inputs.magnitude, inputs.mask, inputs.echo_times)
+        given["csf"] = ventricles(rate, inputs.mask, inputs.voxel_size)
+    where = inputs.voxel_size, inputs.b0_direction
+    return pipeline.invert(inputs.local_field, inputs.mask, *where, method=method, **given)
 
 
 def _from_phase(inputs: Inputs, method: str) -> Volume:

@@ -219,7 +219,15 @@ def _of_truth(subject: Subject, seed: int) -> Inputs:
     most = math.pi / math.sqrt(3) / radians_per_ppm(scan.echo_times[0], scan.field_strength)
     noise = torch.randn(truth.chi.shape, generator=torch.Generator().manual_seed(seed))
     measured = truth.local_field + truth.field_error + noise * truth.field_noise.clamp_max(most)
-    return Inputs(measured * truth.mask, truth.mask, scan.voxel_size, scan.b0_direction)
+    return Inputs(
+        measured * truth.mask,
+        truth.mask,
+        scan.voxel_size,
+        scan.b0_direction,
+        magnitude=scan.magnitude,
+        echo_times=scan.echo_times,
+        field_strength=scan.field_strength,
+    )
 
 
 def _of_fields(scan: Scan, maps: Maps | None) -> Inputs | None:

@@ -1,7 +1,8 @@
 """From files to maps: `chimap run` and `chimap invert`."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ def run(
     phase: Sequence[Path],
     magnitude: Sequence[Path],
     dicom: Path | None,
+    series: Sequence[int],
     mask: Path | None,
     echo_times: Sequence[float] | None,
     field_strength: float | None,
@@ -32,6 +34,7 @@ def run(
     phase_sign: int | None,
     plan: Plan,
     output: Path,
+    write_dicom: bool,
     command: Sequence[str],
 ) -> None:
     """An acquisition to chi, fields, masks, a report and its provenance in the folder `output`."""
@@ -39,7 +42,7 @@ def run(
     if dicom is not None:
         from chimap.io import dicom as dicom_series
 
-        read = partial(dicom_series.read_scan, dicom)
+        read = partial(dicom_series.read_scan, dicom, series=series)
     else:
         read = partial(nifti.read_scan, phase, magnitude)
     scan = read(
@@ -51,12 +54,18 @@ def run(
         phase_sign=phase_sign,
     )
     tell(scan.warnings)
+    export = _dicom_writer(scan, plan, output / "dicom") if write_dicom else None
     maps = reconstruct(scan, plan)
+    plan = replace(plan, settings=pipeline.with_settings(plan.settings, maps.settings))
     with whole_directory(output) as folder:
         write_maps(folder, scan, maps, plan, command=command)
+        if export is not None:
+            export(folder / "dicom", maps)
     tell(maps.warnings)
     print_seconds(maps)
     console.print(f"Maps: {output}/chi.nii.gz, total_field, local_field, mask\nReport: {output / 'report.html'}")
+    if write_dicom:
+        console.print(f"DICOM: {output / 'dicom'}, with the patient's name and number as in {dicom}")
 
 
 def invert(
@@ -64,6 +73,7 @@ def invert(
     local_field: Path,
     mask: Path,
     magnitude: Path | None,
+    csf: Path | None,
     b0_direction: Sequence[float] | None,
     units: str | None,
     field_strength: float | None,
@@ -71,6 +81,8 @@ def invert(
     method: str,
     reference: str,
     settings: Mapping[str, Mapping[str, Any]],
+    choose_regularisation: str | None = None,
+    field_error: float | None = None,
     resume: bool,
     output: Path,
     command: Sequence[str],
@@ -89,16 +101,51 @@ def invert(
     checkpoint = output.with_name(f".{output.name.split('.nii')[0]}.checkpoint")
     if resume and not found.takes("checkpoint"):
         raise InputError(f"--resume is for methods that learn from the scan; {method} does not")
+    if found.zero_is_csf and csf is None:
+        raise InputError(
+            f"{method} needs a mask of the fluid in the ventricles: give --csf, or the scan to `chimap run`"
+        )
+    if csf is not None and not found.zero_is_csf:
+        raise InputError(f"--csf is for methods that make chi zero there; {method} does not")
+    rate = None
+    if field_strength is not None and echo_time is not None:
+        rate = unit.radians_per_ppm(_in_seconds(echo_time), field_strength)
     field, affine = nifti.read_volume(local_field)
     inside, notes = nifti.read_mask(mask, affine, field.shape, str(local_field))
     tell(notes)
-    field = _in_ppm(field, inside, units, field_strength, echo_time, name=str(local_field))
+    field = in_ppm(field, inside, units, field_strength, echo_time, name=str(local_field))
     size = space.voxel_size(affine)
     b0 = space.b0_from_affine(affine) if b0_direction is None else space.b0_from_user(b0_direction)
     weight = None
     if magnitude is not None:
         weight, magnitude_affine = nifti.read_volume(magnitude)
         checks.same_grid(str(magnitude), weight.shape, magnitude_affine, str(local_field), field.shape, affine)
+    fluid = None
+    if csf is not None:
+        fluid, notes = nifti.read_mask(csf, affine, field.shape, str(local_field))
+        tell(notes)
+    choice = None
+    if field_error is not None and choose_regularisation != "discrepancy":
+        raise InputError("--field-error is for --choose-regularisation discrepancy")
+    if choose_regularisation is not None:
+        with progress() as begin:
+            choice = pipeline.chosen_regularisation(
+                field,
+                inside,
+                size,
+                b0,
+                magnitude=weight,
+                radians_per_ppm=rate,
+                csf=fluid,
+                method=method,
+                criterion=choose_regularisation,
+                error=field_error,
+                settings=settings,
+                on_step=lambda step, steps: begin(f"{method}: choosing lambda, inversion {step}", steps + 1),
+            )
+        settings = pipeline.with_settings(settings, {found.name: {"regularisation": choice.regularisation}})
+        if not choice.reached:
+            tell([f"{choice.sentence}."])
     if not resume:
         checkpoint.unlink(missing_ok=True)
     try:
@@ -110,6 +157,8 @@ def invert(
                 size,
                 b0,
                 magnitude=weight,
+                radians_per_ppm=rate,
+                csf=fluid,
                 method=method,
                 settings=settings,
                 on_step=lambda step, steps: begin(f"{method}: step {step} of {steps}", steps + 1),
@@ -119,21 +168,31 @@ def invert(
         if checkpoint.exists():
             tell([f"{method} can go on: give the same command with --resume"])
         raise
-    if reference == "mask":
+    zero = "zero sum over the whole grid"
+    if found.zero_is_csf:
+        zero = "its mean in the cerebrospinal fluid"
+    elif reference == "mask":
+        zero = "its mean in the mask"
         chi = torch.where(inside, chi - chi[inside].mean(), chi)
+    derived = {"radians_per_ppm": rate} if rate is not None and found.takes("radians_per_ppm") else {}
     record = {
         "command": [Path(part).name if "/" in part else part for part in command],
         "method": found.label,
         "reference": found.reference,
-        "parameters": {**found.parameters(), **settings.get(method, {})},
+        "parameters": {**found.parameters(), **derived, **settings.get(method, {})},
         "units": "ppm",
-        "chi is relative to": "its mean in the mask" if reference == "mask" else "zero sum over the whole grid",
+        "chi is relative to": zero,
         "voxel size [mm]": size,
         "B0 direction (voxel axes)": b0,
         "frame": pipeline.note_on_frame(found, size, b0, (field.shape[0], field.shape[1], field.shape[2]), settings)
         or "the scan's own",
         "versions": versions(),
     }
+    if choice is not None:
+        record["choice of the regularisation"] = {
+            "how": choice.sentence,
+            "points": [vars(point) for point in choice.points],
+        }
     with whole_file(output) as target:
         nifti.write_volume(target, chi, affine, description=f"chi [ppm], {found.label}")
     with whole_file(output.with_name(output.name.split(".nii")[0] + ".json")) as target:
@@ -176,11 +235,26 @@ def write_maps(
     write_provenance(folder / "provenance.json", scan, maps, plan, command=command, seed=seed)
 
 
+def _dicom_writer(scan: Scan, plan: Plan, target: Path) -> Callable[[Path, Maps], None]:
+    """Writes chi as a DICOM series of the scan's study. Made before the work begins, so that it fails before."""
+    from chimap.io import dicom_output
+    from chimap.methods import TO_CHI, find
+
+    series = dicom_output.source_of(scan)
+    left = {path.name for path in target.glob("*")} - set(dicom_output.file_names(series))
+    if left:
+        raise InputError(f"{target} holds {len(left)} files of something else; needed another --output for this DICOM")
+    reference = "relative to its mean in the mask" if plan.reference == "mask" else "without a reference"
+    how = f"{find(plan.inversion, *TO_CHI).label}, {reference}"
+    description = f"Magnetic susceptibility [ppb] by chimap: {how}. The report of the run says more."
+    return lambda folder, maps: dicom_output.write_series(folder, maps.chi, series, description=description)
+
+
 def print_seconds(maps: Maps) -> None:
     print_table({f"{name} [s]": seconds for name, seconds in maps.seconds.items()})
 
 
-def _in_ppm(
+def in_ppm(
     field: Volume,
     mask: Mask,
     units: str | None,
@@ -196,9 +270,7 @@ def _in_ppm(
     if units == "hz" and field_strength is not None:
         return field / unit.hz_per_ppm(field_strength)
     if units == "rad" and field_strength is not None and echo_time is not None:
-        if echo_time > 0.5:
-            raise InputError(f"--echo-time is {echo_time:g}: that is milliseconds, needed seconds")
-        return field / unit.radians_per_ppm(echo_time, field_strength)
+        return field / unit.radians_per_ppm(_in_seconds(echo_time), field_strength)
     spread = float(field[mask].std()) if int(mask.sum()) > 1 else 0.0
     if spread == 0:
         raise InputError(f"{name} is constant inside the mask: there is no field to invert")
@@ -208,3 +280,9 @@ def _in_ppm(
             "give --units hz or rad, or --units ppm if it is in ppm"
         )
     return field
+
+
+def _in_seconds(echo_time: float) -> float:
+    if echo_time > 0.5:
+        raise InputError(f"--echo-time is {echo_time:g}: that is milliseconds, needed seconds")
+    return echo_time

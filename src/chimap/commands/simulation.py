@@ -1,5 +1,7 @@
 """Heads with known truth: `chimap simulate`, `chimap pack` and `chimap demo`."""
 
+import math
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from chimap.io.output import whole_directory, whole_file
 from chimap.plan import Plan
 from chimap.simulation.acquisition import Truth, acquire
 from chimap.simulation.anatomy import label_head
-from chimap.simulation.head import Head, angles_for_b0, built_in_head
+from chimap.simulation.head import Head, angles_for_b0, built_in_head, rotation_angles, rotation_matrix
 from chimap.simulation.labels import LabelMap, from_freesurfer, read_packed, write_packed
 from chimap.simulation.lesions import add_lesions, parse_lesions
 
@@ -30,6 +32,7 @@ def simulate(
     shape: Shape | None,
     voxel_size: Triple,
     b0_direction: Triple | None,
+    head_rotation: Triple | None = None,
     field_strength: float,
     echo_times: Sequence[float],
     snr: float,
@@ -48,6 +51,9 @@ def simulate(
         shape: Grid; what holds a head if None.
         voxel_size: [mm].
         b0_direction: In voxel axes: the slab lies oblique in a head that is nearly straight. None for axial slices.
+        head_rotation: Of the head and what lies in it about the isocentre [degrees], about the scanner's x, then y,
+            then z. Another rotation is another acquisition, with noise of its own; the matrix that turns the scanner
+            coordinates back lies beside the truth.
         field_strength: [T].
         echo_times: [s].
         snr: Of the brain at the first echo.
@@ -72,6 +78,7 @@ def simulate(
         if not any(b0_direction):
             raise InputError("--b0-dir is 0 0 0, needed a direction")
         rotation = angles_for_b0(b0_direction)
+    pose = rotation_matrix([math.radians(angle) for angle in head_rotation or (0.0, 0.0, 0.0)])
     parse_lesions(lesions, torch.Generator())  # what cannot be read is refused before anything is made
     files = _label_files(labels)
     with whole_directory(output) as folder, progress() as begin:
@@ -85,7 +92,12 @@ def simulate(
             subject, own_seed = f"{index + 1:02d}", seed * 1000 + index
             host = torch.Generator().manual_seed(own_seed)
             turn = (0.08 * torch.randn(3, generator=host)).tolist()
-            shift = (3.0 * torch.randn(3, generator=host)).tolist()
+            shift = 3.0 * torch.randn(3, generator=host)
+            noise_seed = own_seed
+            if head_rotation is not None:
+                turn, shift = rotation_angles(pose @ rotation_matrix(turn)), pose @ shift
+                noise_seed ^= zlib.crc32(repr(head_rotation).encode())  # another acquisition has other noise
+            shift = shift.tolist()
             placement: dict[str, Any] = {
                 "grid_rotation": rotation,
                 "head_rotation": (turn[0], turn[1], turn[2]),
@@ -106,7 +118,7 @@ def simulate(
                 field_strength=field_strength,
                 snr=snr,
                 field_error=field_error,
-                seed=own_seed,
+                seed=noise_seed,
             )
             rows.append(f"sub-{subject}\t{own_seed}\t{source}")
             anatomy = folder / f"sub-{subject}" / "anat"
@@ -115,6 +127,10 @@ def simulate(
             truths = truth_folder / f"sub-{subject}" / "anat"
             truths.mkdir(parents=True)
             write_truth(truths, head, truth, subject=subject)
+            if head_rotation is not None:
+                back = torch.block_diag(pose.T, torch.ones(1, 1)).double().numpy()
+                name = f"sub-{subject}_from-scanner_to-upright_mode-points_xfm.txt"
+                (truths / name).write_text("".join(" ".join(f"{v:.9g}" for v in row) + "\n" for row in back))
         (folder / "participants.tsv").write_text("\n".join(rows) + "\n")
     console.print(f"Acquisitions: {output}\nTruth: {output / 'derivatives' / 'truth'}")
 

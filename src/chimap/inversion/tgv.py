@@ -8,18 +8,17 @@ from torch import Tensor
 
 from chimap.arrays import Echoes, Mask, Shape, Triple, Volume
 from chimap.errors import InputError
+from chimap.inversion.admm import Slopes, padded
 from chimap.linalg import (
     ahead,
     behind,
     bounding_box,
     crop,
     difference_spectra,
-    divergence,
     fast_shape,
     gradient,
     irfft,
     rfft,
-    symmetrised_divergence,
     symmetrised_gradient,
 )
 from chimap.physics.dipole import unit_vector
@@ -184,10 +183,10 @@ def solved(
     holds it there, so it is 0. What is split off is free outside, and that is where the background's sources go.
     """
     shape = fast_shape([n + 2 for n in mask.shape])  # two voxels at least to the periodic image
-    equation = Split(_padded(valid, shape), shape, like=source)
-    slopes = Split(_padded(mask, shape), (3, *shape), like=source, bound=GRADIENT_STEP)
-    bends = Split(_padded(mask, shape), (6, *shape), like=source, bound=BEND_STEP)
-    goal = _padded(source * valid, shape)
+    equation = Split(padded(valid, shape), shape, like=source)
+    slopes = Split(padded(mask, shape), (3, *shape), like=source, bound=GRADIENT_STEP)
+    bends = Split(padded(mask, shape), (6, *shape), like=source, bound=BEND_STEP)
+    goal = padded(source * valid, shape)
     equation.target.copy_(goal)
     slope, bend = gradient_penalty / GRADIENT_STEP, bend_penalty / BEND_STEP
     system = System(shape, voxel_size, b0_direction, slope=slope, bend=bend, device=source.device)
@@ -244,9 +243,8 @@ class Split:
 class System:
     """The ADMM's least squares for chi, psi and w, solved for each frequency on its own.
 
-    With d the forward differences and b = -conj(d) the backward ones, L = |d|^2 is -Laplace. psi is eliminated first:
-    chi and psi come as near to the equation's target c as 1 / (1 + r L^2) of what chi leaves. The matrix of w is
-    slope + bend (L + b b*) / 2, which the Sherman-Morrison formula inverts. What then remains is a division for chi.
+    psi is eliminated first: with L the eigenvalues of -Laplace, chi and psi come as near to the equation's target c as
+    1 / (1 + r L^2) of what chi leaves. `Slopes` eliminates w, and what then remains is a division for chi.
 
     Args:
         shape: Of the grid, which is periodic.
@@ -266,52 +264,22 @@ class System:
         bend: float,
         device: torch.device | None = None,
     ):
-        self.shape, self.voxel_size, self.slope, self.bend = shape, voxel_size, slope, bend
+        self.shape = shape
         d = difference_spectra(shape, voxel_size, device=device)
         laplace = d[0].abs().square() + d[1].abs().square() + d[2].abs().square()
         soft = 1 / (1 + CONSTRAINT_PENALTY * laplace.square())
         wave = wave_spectrum(shape, voxel_size, b0_direction, device=device)
-        width = slope + bend / 2 * laplace
-        turn = bend / 2 / (slope + bend * laplace)
-        # slope |d|^2 - slope^2 d* (w's inverse) d, written so that no small number is left of large ones
-        along = (d[0].square() + d[1].square() + d[2].square()).abs()
-        stiff = slope / width * (bend / 2 * laplace.square() + slope * turn * along.square())
-        whole = CONSTRAINT_PENALTY * wave.square() * soft + stiff
-        whole[0, 0, 0] = 1  # the mean of chi is free, and its right side 0
-        self.forward = [part.to(torch.complex64) for part in d]
+        self.slopes = Slopes(shape, voxel_size, slope=slope, bend=bend, device=device)
         self.soft, self.wave = soft.float(), (wave * soft).float()
-        self.width, self.turn, self.whole = width.float(), turn.float(), whole.float()
+        self.whole = (CONSTRAINT_PENALTY * wave.square() * soft).float() + self.slopes.curvature
+        self.whole[0, 0, 0] = 1  # the mean of chi is free, and its right side 0
 
     def solution(self, equation: Volume, slopes: Tensor, bends: Tensor) -> tuple[Volume, Tensor, Volume]:
         """From the targets to chi [ppm], w [ppm/mm], (3, x, y, z), and box chi - Laplace psi [ppm/mm^2]."""
         target = rfft(equation)
-        chi = rfft(divergence(slopes, self.voxel_size).mul_(-self.slope))
+        chi, right = self.slopes.right(slopes, bends)
         chi += CONSTRAINT_PENALTY * self.wave * target
-        forces = slopes * -self.slope
-        forces.sub_(symmetrised_divergence(bends, self.voxel_size), alpha=self.bend)
-        w = [rfft(force) for force in forces]
-        solved = self._of_w(w)
-        for d, part in zip(self.forward, solved, strict=True):
-            chi.addcmul_(d.conj(), part, value=self.slope)
         chi /= self.whole
-        for d, part in zip(self.forward, w, strict=True):
-            part.addcmul_(d, chi, value=self.slope)
-        w = torch.stack([irfft(part, self.shape) for part in self._of_w(w)])
+        w = self.slopes.of_chi(chi, right)
         left = irfft(target + self.wave * chi - self.soft * target, self.shape)
         return irfft(chi, self.shape), w, left
-
-    def _of_w(self, right: list[Tensor]) -> list[Tensor]:
-        """The matrix of w inverted on a right side."""
-        shared = torch.zeros_like(right[0])
-        for d, part in zip(self.forward, right, strict=True):
-            shared.addcmul_(d, part)  # minus b* right
-        shared *= self.turn
-        return [
-            torch.addcmul(part, d.conj(), shared, value=-1.0).div_(self.width)
-            for d, part in zip(self.forward, right, strict=True)
-        ]
-
-
-def _padded(volume: Tensor, shape: Shape) -> Tensor:
-    """Zeros appended at the far end of each axis."""
-    return F.pad(volume, [extra for n, m in zip(shape[::-1], volume.shape[::-1], strict=True) for extra in (0, n - m)])

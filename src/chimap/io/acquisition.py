@@ -14,6 +14,7 @@ import torch
 from chimap.arrays import Mask, Triple
 from chimap.errors import InputError
 from chimap.io import checks, space
+from chimap.io.alternation import alternating_axis, without_alternation
 from chimap.io.scaling import Scale, scale_of, to_radians
 from chimap.io.sidecar import Sidecar
 from chimap.scan import Scan
@@ -117,10 +118,14 @@ def assemble(
     if sign < 0:
         radians = -radians
     direction = _b0_direction(first, told, notes, warnings)
+    radians = _ordered(radians, order)
+    beside = _magnitude(magnitude, phase, order, given, told, difference, notes, warnings)
+    if not _maker(phase) or _is_ge(_maker(phase)):
+        radians = _without_alternation(radians, beside, warnings)
 
     scan = Scan(
-        phase=torch.from_numpy(_ordered(radians, order)),
-        magnitude=_magnitude(magnitude, phase, order, given, told, difference, notes, warnings),
+        phase=torch.from_numpy(radians),
+        magnitude=beside,
         echo_times=times,
         field_strength=strength,
         voxel_size=space.voxel_size(first.affine),
@@ -277,9 +282,8 @@ def _sign(phase: Sequence[Image], told: Told, notes: list[str], warnings: list[s
             raise InputError(f"--phase-sign is {told.phase_sign}, needed 1 or -1")
         notes.append(f"Phase sign {told.phase_sign:+d} was applied, as the user said.")
         return told.phase_sign
-    makers = {image.sidecar.manufacturer for image in phase if image.sidecar.manufacturer}
-    maker = ", ".join(sorted(makers)) or None
-    if maker is not None and (maker.upper() == "GE" or maker.upper().startswith(("GE ", "GEMS", "GENERAL ELECTRIC"))):
+    maker = _maker(phase)
+    if _is_ge(maker):
         notes.append(f"Phase sign -1 was applied: the manufacturer is {maker}.")
         warnings.append(
             f"Assumed: phase by {maker} falls where the field is stronger, so it was negated; "
@@ -289,6 +293,26 @@ def _sign(phase: Sequence[Image], told: Told, notes: list[str], warnings: list[s
     why = f"the manufacturer is {maker}" if maker else "nothing says that phase falls where the field is stronger"
     notes.append(f"Phase sign +1 was applied: {why}.")
     return 1
+
+
+def _maker(images: Sequence[Image]) -> str:
+    """Manufacturer as the sidecars name it; empty where none does."""
+    return ", ".join(sorted({image.sidecar.manufacturer for image in images if image.sidecar.manufacturer}))
+
+
+def _is_ge(maker: str) -> bool:
+    return maker.upper() == "GE" or maker.upper().startswith(("GE ", "GEMS", "GENERAL ELECTRIC"))
+
+
+def _without_alternation(radians: np.ndarray, magnitude: torch.Tensor | None, warnings: list[str]) -> np.ndarray:
+    """Phase with every second slice turned back, where the first echo shows that it is half a turn off."""
+    axis = alternating_axis(radians[0], None if magnitude is None else magnitude[0].numpy())
+    if axis is None:
+        return radians
+    warnings.append(
+        f"Every second slice along {'xyz'[axis]} is half a turn off in phase, as GE stores 3D scans: this was undone."
+    )
+    return without_alternation(radians, axis)
 
 
 def _b0_direction(image: Image, told: Told, notes: list[str], warnings: list[str]) -> Triple:

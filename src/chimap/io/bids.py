@@ -1,21 +1,18 @@
 """Acquisitions as BIDS names and describes them (multi-echo gradient echo, "MEGRE"), and derivatives of them."""
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from chimap import __version__
 from chimap.errors import InputError
+from chimap.io.bids_names import json_beside, write_description, write_json
 from chimap.io.nifti import write_volume
 from chimap.io.scaling import TURN
 from chimap.scan import Scan
 
-BIDS_VERSION = "1.10.0"
+__all__ = ["STORAGE", "MegreFiles", "Storage", "json_beside", "write_description", "write_json", "write_megre"]
 
 
 @dataclass(frozen=True)
@@ -89,27 +86,6 @@ def write_megre(
             write_json(json_beside(path), sidecar)
             written[part].append(path)
     return MegreFiles(tuple(written["phase"]), tuple(written["mag"]))
-
-
-def write_description(folder: Path, name: str, *, derivative: bool = False) -> None:
-    """Write the dataset_description.json that makes a folder a BIDS dataset."""
-    about: dict[str, Any] = {
-        "Name": name,
-        "BIDSVersion": BIDS_VERSION,
-        "DatasetType": "derivative" if derivative else "raw",
-        "GeneratedBy": [{"Name": "chimap", "Version": __version__}],
-    }
-    write_json(folder / "dataset_description.json", about)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a sidecar, the same bytes for the same content."""
-    path.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def json_beside(image: Path) -> Path:
-    """The sidecar's place of an image that is called .nii.gz."""
-    return image.with_name(image.name.removesuffix(".nii.gz") + ".json")
 
 
 def _stored(phase: Tensor, storage: Storage | None, sign: int | None) -> tuple[Tensor, str]:

@@ -19,16 +19,29 @@ from chimap.arrays import Triple
 from chimap.errors import InputError
 from chimap.io import checks
 from chimap.io.acquisition import Image, Told, assemble
-from chimap.io.dicom_headers import Stack, check_conversion, check_stack, read_frames, stacks_of
+from chimap.io.dicom_choice import Row, choose, table
+from chimap.io.dicom_headers import (
+    Rest,
+    Stack,
+    check_conversion,
+    files_below,
+    pixels_of,
+    read_frames,
+    read_header,
+    stacks_of,
+)
 from chimap.io.nifti import read_image, read_mask
 from chimap.io.scaling import TURN, Scale
 from chimap.io.sidecar import Sidecar, read_sidecar
 from chimap.scan import Scan
 
+ANGLE = Scale(0.0, TURN, "Phase is the angle of the real and imaginary parts.")
+
 
 def read_scan(
     folder: Path,
     *,
+    series: Sequence[int] = (),
     mask: Path | None = None,
     echo_times: Sequence[float] | None = None,
     field_strength: float | None = None,
@@ -36,10 +49,13 @@ def read_scan(
     phase_range: tuple[float, float] | None = None,
     phase_sign: int | None = None,
 ) -> Scan:
-    """Read the one gradient-echo acquisition with phase images that lies in a folder or below it.
+    """Read one gradient-echo acquisition that lies in a folder or below it.
+
+    Its phase comes as phase images, or as real and imaginary parts.
 
     Args:
         folder: Other files and other series in it do not disturb.
+        series: Numbers that hold the acquisition, where the folder has more than one.
         mask: NIfTI on the grid that dcm2niix gives these files.
         echo_times: [s], ascending, instead of the headers'.
         field_strength: [T], instead of the headers'.
@@ -51,29 +67,33 @@ def read_scan(
         InputError: No phase or more than one candidate, slices missing, or a conversion that contradicts the
             headers.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; needed one with DICOM files")
-    frames, others = read_frames(folder)
-    if not frames:
+    stacks, rest = _stacks(folder)
+    if not stacks:
+        others = sum(some.files for some in rest)
         what = f"none of its {others} files is a DICOM image of MR" if others else "it is empty"
         raise InputError(f"{folder}: no DICOM images were found, {what}")
-    stacks = stacks_of(frames)
-    phase = _phase(stacks, folder)
-    pair, warnings = _echo_pair(phase, stacks)
-    if echo_times is not None and pair is not None and not _says_difference(echo_times, pair):
-        pair, warnings = None, []
-    magnitude = _magnitude(phase, pair, stacks)
-    notes = [
-        f"Phase was read from DICOM series {_numbers(phase)}, "
-        + (f"magnitude from series {_numbers(magnitude)}." if magnitude else "without magnitude.")
-    ]
-    if others:
+    chosen = choose(stacks, folder, series=series, echo_times=echo_times)
+    phase, magnitude, pair, warnings = chosen.phase, chosen.magnitude, chosen.pair, list(chosen.warnings)
+    beside = f"magnitude from series {_numbers(magnitude)}." if magnitude else "without magnitude."
+    if chosen.imaginary:
+        parts = _numbers([*phase, *chosen.imaginary])
+        notes = [f"Phase and magnitude were computed from real and imaginary parts in DICOM series {parts}."]
+    else:
+        notes = [f"Phase was read from DICOM series {_numbers(phase)}, {beside}"]
+    if rest:
+        others = sum(some.files for some in rest)
         notes.append(f"Left out were {others} files in the folder that are no DICOM images of MR.")
-    if not magnitude:
+    if not magnitude and not chosen.imaginary:
         warnings.append("No magnitude was found that belongs to the phase; the mask is made without one.")
     with tempfile.TemporaryDirectory() as temporary:
         phases = _convert(phase, Path(temporary) / "phase", notes)
-        magnitudes = _convert(magnitude, Path(temporary) / "magnitude", notes) if magnitude else []
+        magnitudes = _precise(_convert(magnitude, Path(temporary) / "magnitude", notes), magnitude, notes)
+        if chosen.imaginary:
+            imaginary = _convert(chosen.imaginary, Path(temporary) / "imaginary", notes)
+            phases, magnitudes = _polar(
+                _precise(phases, phase, notes), _precise(imaginary, chosen.imaginary, []), chosen.phase
+            )
+            magnitude = phase
     if len(phases) == 1 and (echo_times is None or pair is not None):
         pair = _agreed_pair(pair, phases[0], phase[0])
         if pair is not None and phases[0].sidecar.echo_pair is not None:
@@ -85,84 +105,66 @@ def read_scan(
     if mask is not None:
         inside, of_mask = read_mask(mask, first.affine, first.data.shape[1:], first.name)
         notes += of_mask
-    files = sorted({str(frame.path) for stack in (*phase, *magnitude) for frame in stack.frames})
+    files = sorted({str(frame.path) for stack in chosen.stacks for frame in stack.frames})
     return assemble(
         phases,
         magnitudes,
         Told(echo_times, field_strength, b0_direction, phase_range, phase_sign),
         mask=inside,
-        stated=None if phase_range is not None else _stated_scale(phase),
+        stated=ANGLE if chosen.imaginary else None if phase_range is not None else _stated_scale(phase),
         files=[*files, *([str(mask)] if mask is not None else [])],
         notes=notes,
         warnings=warnings,
     )
 
 
-def _phase(stacks: Sequence[Stack], folder: Path) -> list[Stack]:
-    """Phase volumes of the acquisition, by echo time: one series, or one series for each echo."""
-    found = [stack for stack in stacks if stack.first.kind == "phase"]
-    if not found:
-        complex_parts = any(stack.first.kind in ("real", "imaginary") for stack in stacks)
-        hint = "; needed phase, not real and imaginary parts" if complex_parts else ""
-        raise InputError(f"{folder}: no phase images were found, but {_listed(stacks)}{hint}")
-    found.sort(key=lambda stack: stack.first.echo_time)
-    times = [stack.first.echo_time for stack in found]
-    one_series = len({stack.first.uid for stack in found}) == 1
-    repeated = any(checks.same_time(a, b) for a, b in zip(times, times[1:], strict=False))
-    alike = all(stack.first.protocol == found[0].first.protocol and _same_place(stack, found[0]) for stack in found)
-    if not one_series and (repeated or not alike):
-        raise InputError(
-            f"{folder}: more than one acquisition with phase images was found ({_listed(found)}); "
-            "put one of them with its magnitude into a folder of its own" + (f"; {checks.CHANNELS}" if alike else "")
-        )
-    for stack in found:
-        check_stack(stack)
-    return found
+def survey(folder: Path) -> list[Row]:
+    """What a folder holds, series by series, and what `read_scan` would do with it.
+
+    Raises:
+        InputError: It is no folder, or empty.
+    """
+    stacks, rest = _stacks(folder)
+    if not stacks and not rest:
+        raise InputError(f"{folder} is empty; needed a folder with DICOM files")
+    return table(stacks, rest)
 
 
-def _magnitude(phase: Sequence[Stack], pair: tuple[float, float] | None, stacks: Sequence[Stack]) -> list[Stack]:
-    """Magnitude of each phase volume, of both echoes for a phase difference; empty where one is missing."""
-    times = [stack.first.echo_time for stack in phase] if pair is None else sorted(pair)
-    chosen = []
-    for echo, time in enumerate(times):
-        own = phase[min(echo, len(phase) - 1)]
-        found = [stack for stack in _magnitudes_on(own, stacks) if checks.same_time(stack.first.echo_time, time)]
-        if not found:
-            return []
-        # scanners store the magnitude right before or after its phase
-        chosen.append(min(found, key=lambda stack: abs(stack.first.series - own.first.series)))
-    for stack in chosen:
-        check_stack(stack)
-    return chosen
+def _stacks(folder: Path) -> tuple[list[Stack], list[Rest]]:
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; needed the folder with the DICOM files, unpacked if it is an archive")
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; needed one with DICOM files")
+    frames, rest = read_frames(files_below(folder))
+    return stacks_of(frames), rest
 
 
-def _magnitudes_on(phase: Stack, stacks: Sequence[Stack]) -> list[Stack]:
-    """Magnitude volumes on the grid of a phase volume, those of its protocol where there are any."""
-    found = [stack for stack in stacks if stack.first.kind == "magnitude" and _same_place(stack, phase)]
-    same = [stack for stack in found if stack.first.protocol == phase.first.protocol]
-    return same or found
+def _precise(images: Sequence[Image], stacks: Sequence[Stack], notes: list[str]) -> list[Image]:
+    """Values that compare across images. Philips scales each image for the console, and says how."""
+    slopes = [stack.first.philips_slope for stack in stacks]
+    if not slopes or None in slopes:
+        return list(images)
+    factors = [1 / (stack.first.slope * slope) for stack, slope in zip(stacks, slopes, strict=True) if slope]
+    notes.append(f"Philips' scale slopes were applied to DICOM series {_numbers(stacks)}.")
+    return [replace(image, data=image.data * np.float32(factor)) for image, factor in zip(images, factors, strict=True)]
 
 
-def _echo_pair(phase: Sequence[Stack], stacks: Sequence[Stack]) -> tuple[tuple[float, float] | None, list[str]]:
-    """Echo times of a phase difference: one phase, headed as the later of exactly two echoes of magnitude."""
-    if len(phase) != 1:
-        return None, []
-    own = phase[0].first
-    found = _magnitudes_on(phase[0], stacks)
-    nearest = min((abs(stack.first.series - own.series) for stack in found), default=0)
-    times = sorted({stack.first.echo_time for stack in found if abs(stack.first.series - own.series) == nearest})
-    if len(times) != 2 or not checks.same_time(times[1], own.echo_time):
-        return None, []
-    if own.sequence.startswith("*fm"):  # Siemens' field mapping stores nothing but the difference
-        return (times[0], times[1]), []
-    return (times[0], times[1]), [
-        f"Assumed: {phase[0].name} is a phase difference, as it is the only phase image beside two echoes of "
-        "magnitude; where it is the phase of the later echo, give --echo-times."
-    ]
-
-
-def _says_difference(echo_times: Sequence[float], pair: tuple[float, float]) -> bool:
-    return len(echo_times) == 1 and not checks.same_time(echo_times[0], pair[1])
+def _polar(
+    real: Sequence[Image], imaginary: Sequence[Image], stacks: Sequence[Stack]
+) -> tuple[list[Image], list[Image]]:
+    """Phase [rad] and magnitude."""
+    phases, magnitudes = [], []
+    for x, y, stack in zip(real, imaginary, stacks, strict=True):
+        checks.same_grid(y.name, y.data.shape[1:], y.affine, x.name, x.data.shape[1:], x.affine)
+        for part in (x, y):
+            if part.data.min() >= 0:
+                raise InputError(
+                    f"{part.name}: no value is below 0, and no RescaleIntercept says which stored value stands for 0"
+                )
+        name = stack.name.replace("(real,", "(real and imaginary,")
+        phases.append(replace(x, name=name, data=np.arctan2(y.data, x.data)))
+        magnitudes.append(replace(x, name=name, data=np.hypot(x.data, y.data)))
+    return phases, magnitudes
 
 
 def _agreed_pair(pair: tuple[float, float] | None, image: Image, stack: Stack) -> tuple[float, float] | None:
@@ -210,43 +212,45 @@ def _sidecar(stack: Stack, pair: tuple[float, float] | None = None) -> Sidecar:
 
 
 def _convert(stacks: Sequence[Stack], folder: Path, notes: list[str]) -> list[Image]:
-    """Volumes of stacks by dcm2niix, each compared with its headers."""
-    groups: dict[frozenset[Path], list[int]] = {}  # a multi-frame file may hold several stacks
+    """Each stack as a volume that agrees with its headers."""
+    images = []
     for index, stack in enumerate(stacks):
-        groups.setdefault(frozenset(frame.path for frame in stack.frames), []).append(index)
-    images: dict[int, Image] = {}
-    for group, (paths, members) in enumerate(groups.items()):
-        made = _dcm2niix(sorted(paths), folder / str(group), stacks[members[0]].name)
-        for index in members:
-            stack = stacks[index]
-            fitting = made if len(members) == len(made) == 1 else [path for path in made if _belongs(path, stack)]
-            if len(fitting) != 1:
-                raise InputError(f"{stack.name}: dcm2niix made {len(fitting)} images of it, needed one")
-            image = replace(read_image(fitting[0], stack.name), sidecar=read_sidecar(fitting[0]))
-            notes += check_conversion(stack, image)
-            images[index] = image
-    return [images[index] for index in range(len(stacks))]
+        in_files = sum(count for _, count in {(frame.path, frame.frames) for frame in stack.frames})
+        image = _unpacked(stack) if in_files > len(stack.frames) else _dcm2niix(stack, folder / str(index))
+        notes += check_conversion(stack, image)
+        images.append(image)
+    return images
 
 
-def _belongs(path: Path, stack: Stack) -> bool:
-    sidecar = read_sidecar(path)
-    is_phase = "PHASE" in sidecar.image_type or "P" in sidecar.image_type
-    return (
-        is_phase == (stack.first.kind == "phase")
-        and not {"REAL", "IMAGINARY"} & set(sidecar.image_type)
-        and len(sidecar.echo_times) == 1
-        and checks.same_time(sidecar.echo_times[0], stack.first.echo_time)
+def _unpacked(stack: Stack) -> Image:
+    """A volume out of a multi-frame file that holds others, too, which a converter may not tell apart."""
+    first, last = stack.frames[0], stack.frames[-1]
+    slices = np.empty((len(stack.frames), first.rows, first.columns), np.float32)
+    for path in {frame.path for frame in stack.frames}:
+        own = [place for place, frame in enumerate(stack.frames) if frame.path == path]
+        try:
+            slices[own] = pixels_of(path, [stack.frames[place] for place in own])
+        except Exception as error:  # every decoder has its own
+            raise InputError(f"{stack.name}: its pixels cannot be read: {error}") from None
+    affine = np.eye(4)
+    # rows from the bottom upwards, as dcm2niix has them
+    affine[:3, :3] = np.column_stack(
+        [first.along_row, -first.along_column, (last.position - first.position) / (len(slices) - 1)]
     )
+    affine[:3, 3] = first.position + (first.rows - 1) * first.along_column
+    affine[:2] *= -1  # left and posterior to right and anterior
+    data = (slices * first.slope + first.intercept)[:, ::-1].transpose(2, 1, 0)
+    return Image(stack.name, np.ascontiguousarray(data, dtype=np.float32)[None], affine)
 
 
-def _dcm2niix(paths: Sequence[Path], folder: Path, name: str) -> list[Path]:
-    """Convert files, and no others that lie beside them."""
+def _dcm2niix(stack: Stack, folder: Path) -> Image:
+    """Convert the files of a stack, and no others that lie beside them."""
     import dcm2niix
 
     source, target = folder / "in", folder / "out"
     source.mkdir(parents=True)
     target.mkdir()
-    for index, path in enumerate(paths):
+    for index, path in enumerate(sorted({frame.path for frame in stack.frames})):
         link = source / f"{index:06d}.dcm"
         try:
             os.symlink(path.absolute(), link)
@@ -258,33 +262,18 @@ def _dcm2niix(paths: Sequence[Path], folder: Path, name: str) -> list[Path]:
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     except OSError as error:
-        raise InputError(f"{name}: dcm2niix cannot be started: {error.strerror}") from None
+        raise InputError(f"{stack.name}: dcm2niix cannot be started: {error.strerror}") from None
     made = sorted(target.glob("*.nii"))
     if done.returncode != 0 or not made:
         lines = (done.stderr + done.stdout).strip().splitlines()
         said = next((line for line in lines if "rror" in line), lines[-1] if lines else "no message")
-        raise InputError(f"{name}: dcm2niix could not convert it: {said.replace(str(source), 'the series')}")
-    return made
-
-
-def _same_place(a: Stack, b: Stack) -> bool:
-    if (a.first.rows, a.first.columns, len(a.frames)) != (b.first.rows, b.first.columns, len(b.frames)):
-        return False
-    return bool(np.allclose(a.corners(), b.corners(), atol=0.01 * float(np.linalg.norm(b.first.along_row))))
+        stored = read_header(stack.first.path, ["Rows"]).file_meta.get("TransferSyntaxUID")
+        how = f" from {stored.name}" if stored is not None and (stored.is_compressed or stored.is_deflated) else ""
+        raise InputError(f"{stack.name}: dcm2niix could not convert it{how}: {said.replace(str(source), 'the series')}")
+    if len(made) != 1:
+        raise InputError(f"{stack.name}: dcm2niix made {len(made)} images of it, needed one")
+    return replace(read_image(made[0], stack.name), sidecar=read_sidecar(made[0]))
 
 
 def _numbers(stacks: Sequence[Stack]) -> str:
     return ", ".join(str(number) for number in sorted({stack.first.series for stack in stacks}))
-
-
-def _listed(stacks: Sequence[Stack]) -> str:
-    """What was found, for a user who has to choose."""
-    series: dict[tuple[int, str, str], int] = {}
-    for stack in stacks:
-        key = (stack.first.series, stack.first.description, stack.first.kind)
-        series[key] = series.get(key, 0) + 1
-    parts = [
-        f"series {number} {description!r} ({kind}, {echoes} echo{'es' if echoes > 1 else ''})"
-        for (number, description, kind), echoes in series.items()
-    ]
-    return ", ".join(parts)

@@ -5,7 +5,8 @@ needs are read; names of people, places and devices are not.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,20 +15,26 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.pixels.utils import iter_pixels
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from chimap.errors import InputError
 from chimap.io import checks
 from chimap.io.acquisition import Image
 
-Kind = Literal["phase", "magnitude", "real", "imaginary", "other"]
+Kind = Literal["phase", "magnitude", "real", "imaginary", "derived", "other"]
 
 GE_KIND = 0x0043102F  # GE writes 0 to 3 here and leaves the image type at OTHER
+PHILIPS_SLOPE = 0x2005100E  # console values / (RescaleSlope * this) compare across images; absent or 0 elsewhere
+PHILIPS_FRAME = 0x2005140F  # where enhanced files keep it
 TAGS = [
     *(
+        "SOPClassUID",
         "SOPInstanceUID",
         "ImageType",
         "Modality",
         "Manufacturer",
+        "StudyInstanceUID",
         "SeriesInstanceUID",
         "SeriesNumber",
         "SeriesDescription",
@@ -36,7 +43,7 @@ TAGS = [
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "ComplexImageComponent", "NumberOfFrames"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
-    GE_KIND,
+    *(GE_KIND, PHILIPS_SLOPE),
 ]
 COMPONENTS: dict[str, Kind] = {
     "MAGNITUDE": "magnitude",
@@ -61,6 +68,7 @@ DERIVED = {
     "PROJECTION IMAGE",
     "FIELD MAP",
     "LOCALIZER",
+    "QSM",
 }
 
 
@@ -70,7 +78,11 @@ class Frame:
 
     path: Path
     index: int
+    frames: int
     kind: Kind
+    sop_class: str
+    instance: str
+    study: str
     uid: str
     series: int
     description: str
@@ -88,6 +100,7 @@ class Frame:
     slope: float
     intercept: float
     rescale_type: str
+    philips_slope: float | None
 
     @property
     def normal(self) -> np.ndarray:
@@ -125,33 +138,79 @@ class Stack:
         return np.array(points) * (-1, -1, 1)
 
 
-def read_frames(folder: Path) -> tuple[list[Frame], int]:
-    """Every MR slice below a folder, and the number of files that are no DICOM images."""
-    frames, others, seen = [], 0, set()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+@dataclass(frozen=True)
+class Rest:
+    """Files of one series that hold no MR slice, and why. Series and description are None and empty for no DICOM."""
+
+    series: int | None
+    description: str
+    why: str
+    files: int
+
+
+def read_frames(paths: Iterable[Path]) -> tuple[list[Frame], list[Rest]]:
+    """Every MR slice in some files, each once, and what the other files are."""
+    frames: list[Frame] = []
+    rest: Counter[tuple[int | None, str, str]] = Counter()
+    seen: set[str] = set()
+    for path in paths:
+        series, description, found = None, "", []
         try:
             with warnings.catch_warnings():  # headers that bend the standard are common and read well enough
                 warnings.simplefilter("ignore")
-                dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
-                found = list(_frames(path, dataset))
-        except (
-            InvalidDicomError,
-            OSError,
-            EOFError,
-            ValueError,
-            AttributeError,
-            KeyError,
-            IndexError,
-            TypeError,
-        ):
-            others += 1
-            continue
-        others += not found
-        unique = str(dataset.get("SOPInstanceUID", path))
-        if unique not in seen:  # folders often hold a file twice
-            frames += found
-        seen.add(unique)
-    return frames, others
+                dataset = read_header(path, TAGS)
+                why = _no_slice(dataset)
+                if not why:
+                    found = list(_frames(path, dataset))
+                    lacking = "position or spacing" if dataset.get("EchoTime") else "echo time"
+                    why = "" if found else f"no {lacking}"
+                if why != DIRECTORY:
+                    series = int(dataset.get("SeriesNumber") or 0)
+                    description = str(dataset.get("SeriesDescription", ""))
+        except InvalidDicomError:
+            why = "no DICOM file"
+        except (OSError, EOFError, ValueError, AttributeError, KeyError, IndexError, TypeError, NotImplementedError):
+            why = "cannot be read"
+        else:
+            unique = str(dataset.get("SOPInstanceUID", path))
+            if unique in seen:  # folders often hold a file twice
+                continue
+            seen.add(unique)
+        frames += found
+        if not found:
+            rest[series, description, why] += 1
+    return frames, [Rest(*key, files) for key, files in rest.items()]
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files in a folder and its subfolders, in order."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def read_header(path: Path, tags: list[Any] | None = None) -> Dataset:
+    """Everything before the pixels, or some of it, also of a file that lacks the preamble."""
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+    except InvalidDicomError:
+        with path.open("rb") as stream:
+            start = stream.read(4)
+        if start[:2] not in (b"\2\0", b"\x08\0") or start[3:] != b"\0":  # the first groups, little endian
+            raise
+    dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    if "SOPInstanceUID" not in dataset:
+        raise InvalidDicomError(str(path))
+    return dataset
+
+
+DIRECTORY = "list of contents of a medium"
+
+
+def _no_slice(dataset: Dataset) -> str:
+    """Why a file that is DICOM holds no MR slice; empty where it does."""
+    if str(dataset.file_meta.get("MediaStorageSOPClassUID", "")) == "1.2.840.10008.1.3.10":
+        return DIRECTORY
+    modality = dataset.get("Modality", "MR")
+    return f"{modality}, no MR image" if modality != "MR" else "" if "Rows" in dataset else "no image"
 
 
 def stacks_of(frames: Sequence[Frame]) -> list[Stack]:
@@ -177,7 +236,7 @@ def check_stack(stack: Stack) -> None:
         )
         if not alike:
             raise InputError(f"{stack.name}: slices differ in size or direction, {frame.path} from {first.path}")
-        if (frame.slope, frame.intercept) != (first.slope, first.intercept):
+        if (frame.slope, frame.intercept, frame.philips_slope) != (first.slope, first.intercept, first.philips_slope):
             raise InputError(f"{stack.name}: {frame.path} is scaled unlike {first.path}; needed one scale")
     if len(stack.frames) < 2:
         raise InputError(f"{stack.name}: only one slice was found, needed a volume")
@@ -238,16 +297,11 @@ def check_conversion(stack: Stack, image: Image) -> list[str]:
             )
     frame = stack.frames[len(stack.frames) // 2]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            pixels: np.ndarray = pydicom.dcmread(frame.path).pixel_array
+        stored = pixels_of(frame.path, [frame])[0] * frame.slope + frame.intercept
     except Exception as error:  # compressed pixels need decoders that may be missing, each with its own error
         return [*notes, f"{stack.name}: its values could not be compared with the DICOM pixels ({error})."]
-    stored = (pixels[frame.index, ...] if pixels.ndim == 3 else pixels) * frame.slope + frame.intercept
-    i, j = np.arange(frame.columns)[None, :, None], np.arange(frame.rows)[:, None, None]
-    points = frame.position + i * frame.along_row + j * frame.along_column
-    voxels = np.rint((points * (-1, -1, 1)) @ to_voxel[:3, :3].T + to_voxel[:3, 3]).astype(np.int64)
-    worst = float(np.abs(image.data[0][tuple(np.moveaxis(voxels, -1, 0))] - stored).max())
+    there = image.data[0][voxels_of(frame, image.affine)]
+    worst = float(np.abs(there - stored).max())
     if worst > 1e-3 * max(float(np.ptp(stored)), 1.0):
         raise InputError(
             f"{stack.name}: values of the converted image differ by up to {worst:g} from the DICOM pixels "
@@ -256,9 +310,28 @@ def check_conversion(stack: Stack, image: Image) -> list[str]:
     return notes
 
 
+def voxels_of(frame: Frame, affine: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Index of each pixel of a slice, (row, column), in a volume with this affine."""
+    i, j = np.arange(frame.columns)[None, :, None], np.arange(frame.rows)[:, None, None]
+    points = frame.position + i * frame.along_row + j * frame.along_column
+    to_voxel = np.linalg.inv(affine)
+    voxels = np.rint((points * (-1, -1, 1)) @ to_voxel[:3, :3].T + to_voxel[:3, 3]).astype(np.int64)
+    return tuple(np.moveaxis(voxels, -1, 0))
+
+
+def pixels_of(path: Path, frames: Sequence[Frame]) -> list[np.ndarray]:
+    """Stored values (row, column) of slices of one file, which is read once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        source: Path | Dataset = path
+        if "TransferSyntaxUID" not in read_header(path, ["Rows"]).file_meta:  # as where the preamble is missing
+            source = pydicom.dcmread(path, force=True)
+            implicit, _ = source.original_encoding
+            source.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+        return list(iter_pixels(source, indices=[frame.index for frame in frames]))
+
+
 def _frames(path: Path, dataset: Dataset) -> Iterator[Frame]:
-    if dataset.get("Modality", "MR") != "MR" or "Rows" not in dataset:
-        return
     shared = _first(dataset, "SharedFunctionalGroupsSequence")
     items: Sequence[Dataset | None] = dataset.get("PerFrameFunctionalGroupsSequence") or [None]
     for index, item in enumerate(items):
@@ -285,7 +358,11 @@ def _frames(path: Path, dataset: Dataset) -> Iterator[Frame]:
         yield Frame(
             path=path,
             index=index,
+            frames=len(items),
             kind=_kind({str(word).upper() for word in image_type}, str(component).upper(), dataset),
+            sop_class=str(dataset.get("SOPClassUID", "")),
+            instance=str(dataset.get("SOPInstanceUID", "")),
+            study=str(dataset.get("StudyInstanceUID", "")),
             uid=str(dataset.get("SeriesInstanceUID", "")),
             series=int(dataset.get("SeriesNumber") or 0),
             description=str(dataset.get("SeriesDescription", "")),
@@ -303,17 +380,29 @@ def _frames(path: Path, dataset: Dataset) -> Iterator[Frame]:
             slope=float(value("PixelValueTransformationSequence", "RescaleSlope", 1)),
             intercept=float(value("PixelValueTransformationSequence", "RescaleIntercept", 0)),
             rescale_type=str(value("PixelValueTransformationSequence", "RescaleType", "")),
+            philips_slope=_philips_slope(item, dataset),
         )
 
 
-def _first(place: Dataset | None, sequence: str) -> Dataset | None:
-    found = None if place is None else place.get(sequence)
+def _philips_slope(item: Dataset | None, dataset: Dataset) -> float | None:
+    for place in (_first(item, PHILIPS_FRAME), dataset):
+        if place is not None and PHILIPS_SLOPE in place:
+            stored = place[PHILIPS_SLOPE].value  # bytes where the file does not name the type
+            slope = float(np.frombuffer(stored[:4], "<f4")[0] if isinstance(stored, bytes) else stored)
+            return slope or None
+    return None
+
+
+def _first(place: Dataset | None, sequence: str | int) -> Dataset | None:
+    if place is None or sequence not in place:
+        return None
+    found = place[sequence].value
     return found[0] if found else None
 
 
 def _kind(words: set[str], component: str, dataset: Dataset) -> Kind:
     if words & DERIVED:
-        return "other"
+        return "derived"
     if component in COMPONENTS:
         return COMPONENTS[component]
     if GE_KIND in dataset:

@@ -21,10 +21,12 @@ from chimap.errors import InputError
 from chimap.io import checks
 from chimap.io.acquisition import Image, Told, assemble
 from chimap.io.sidecar import read_sidecar
-from chimap.io.space import b0_from_affine, voxel_size
+from chimap.io.space import b0_from_affine, nearest, voxel_size
 from chimap.scan import Scan
 
-__all__ = ["b0_from_affine", "read_image", "read_labels", "read_mask", "read_scan", "read_volume", "write_volume"]
+__all__ = [
+    "b0_from_affine", "read_image", "read_labels", "read_mask", "read_onto", "read_scan", "read_volume", "write_volume",
+]  # fmt: skip
 
 Files: TypeAlias = Sequence[Path | str] | Path | str
 
@@ -39,6 +41,7 @@ def read_scan(
     b0_direction: Triple | None = None,
     phase_range: tuple[float, float] | None = None,
     phase_sign: int | None = None,
+    root: Path | None = None,
 ) -> Scan:
     """Read an acquisition. A JSON sidecar beside a file (same name, .json) says what the options do not.
 
@@ -52,6 +55,7 @@ def read_scan(
         b0_direction: In voxel axes, of any length.
         phase_range: Stored values that are one turn, mapped onto -pi to pi.
         phase_sign: +1 where phase grows with the field, -1 where it falls.
+        root: Folder of the BIDS dataset that the files are part of: its JSON files above them count too.
 
     Raises:
         InputError: A file cannot be read, or something is missing or contradicts itself.
@@ -61,8 +65,8 @@ def read_scan(
     mask = None if mask is None else Path(mask)
     if not phase:
         raise InputError("no phase was given, needed one 4D file or one 3D file for each echo")
-    phases = [replace(read_image(path), sidecar=read_sidecar(path)) for path in phase]
-    magnitudes = [replace(read_image(path), sidecar=read_sidecar(path)) for path in magnitude]
+    phases = [replace(read_image(path), sidecar=read_sidecar(path, root)) for path in phase]
+    magnitudes = [replace(read_image(path), sidecar=read_sidecar(path, root)) for path in magnitude]
     first, inside, notes = phases[0], None, ()
     if mask is not None:
         inside, notes = read_mask(mask, first.affine, first.data.shape[1:], first.name)
@@ -164,6 +168,34 @@ def read_mask(path: Path, affine: np.ndarray, shape: Sequence[int], like_name: s
     return torch.from_numpy(inside), notes
 
 
+def read_onto(path: Path, affine: np.ndarray, shape: Sequence[int]) -> tuple[Tensor, bool]:
+    """Read a mask or a label map, onto another grid of the same space by the nearest neighbour where it differs.
+
+    Args:
+        path: One volume of numbers that must not be mixed.
+        affine: Of the other grid [mm].
+        shape: Its size (x, y, z).
+
+    Returns:
+        The values, float32 (x, y, z), and whether they had to be resampled.
+
+    Raises:
+        InputError: As `read_volume`, or nothing of it lies on the grid.
+    """
+    image = read_image(path)
+    values = _one_volume(image)
+    try:
+        checks.same_grid(image.name, values.shape, image.affine, "", shape, affine)
+    except InputError:
+        moved = nearest(values, image.affine, affine, shape)
+        if not moved.any():
+            raise InputError(
+                f"{image.name} marks nothing on the scan's grid: it lies elsewhere in the scanner's space"
+            ) from None
+        return torch.from_numpy(moved), True
+    return torch.from_numpy(values), False
+
+
 def read_labels(path: Path) -> tuple[np.ndarray, Triple]:
     """Read a label map, its axes turned to the right, the front and up, as close as whole turns bring them.
 
@@ -182,7 +214,7 @@ def read_labels(path: Path) -> tuple[np.ndarray, Triple]:
     return np.ascontiguousarray(turned.dataobj), voxel_size(np.asarray(turned.affine))
 
 
-def write_volume(path: Path, volume: Tensor, affine: np.ndarray, *, description: str) -> None:
+def write_volume(path: Path | str, volume: Tensor, affine: np.ndarray, *, description: str) -> None:
     """Write a volume as NIfTI: float32, uint8 where it is a mask, uint8 and int16 as they are.
 
     The same input gives the same bytes.
@@ -196,6 +228,7 @@ def write_volume(path: Path, volume: Tensor, affine: np.ndarray, *, description:
     Raises:
         InputError: The name has another suffix.
     """
+    path = Path(path)
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise InputError(f"{path} has to end in .nii.gz or .nii")
     if len(description.encode()) > 79:

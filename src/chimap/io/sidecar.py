@@ -2,12 +2,14 @@
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from chimap.errors import InputError
 from chimap.io import checks
+from chimap.io.bids_names import metadata_files
 
 
 @dataclass(frozen=True)
@@ -60,15 +62,78 @@ def sidecar_path(image: Path) -> Path:
     return image.with_name(name + ".json")
 
 
-def read_sidecar(image: Path) -> Sidecar:
+def read_sidecar(image: Path, root: Path | None = None) -> Sidecar:
     """The sidecar of an image; an empty one where there is no JSON file.
 
+    Args:
+        image: Whose sidecar.
+        root: Folder of the BIDS dataset that the image belongs to: JSON files above it that apply count too, the nearer
+            ones more. None: only the file beside the image.
+
     Raises:
-        InputError: The file is no JSON, or a field cannot be what it should.
+        InputError: A file is no JSON, a field cannot be what it should, or two files contradict each other of which
+            neither is nearer.
     """
-    path = sidecar_path(image)
-    if not path.exists():
-        return Sidecar(path.name)
+    beside = sidecar_path(image)
+    if root is None:
+        files = [beside] if beside.exists() else []
+    else:
+        files = metadata_files(image, root)
+    if not files:
+        return Sidecar(beside.name)
+    said = _merged(image, files)
+    fields: dict[str, Any] = {key: value for key, (_, value) in said.items()}
+    where = {key: path for key, (path, _) in said.items()}
+    source = where.get("EchoTime", files[-1])
+    times = fields.get("EchoTime")
+    numbers = times if isinstance(times, list) else [] if times is None else [times]
+    echo_times = tuple(_number(source, "EchoTime", value, "seconds") for value in numbers)
+    pair = [_number(where[key], key, fields[key], "seconds") for key in ("EchoTime1", "EchoTime2") if key in fields]
+    checks.echo_times((*echo_times, *pair), str(source))
+    strength = fields.get("MagneticFieldStrength")
+    if strength is not None:
+        strength = _number(where["MagneticFieldStrength"], "MagneticFieldStrength", strength, "tesla")
+        checks.field_strength(strength, str(where["MagneticFieldStrength"]))
+    image_type = fields.get("ImageType")
+    series = fields.get("SeriesNumber")
+    return Sidecar(
+        name=str(source),
+        echo_times=echo_times,
+        echo_pair=(pair[0], pair[1]) if len(pair) == 2 and pair[0] != pair[1] else None,
+        field_strength=strength,
+        units=_text(where, "Units", fields),
+        manufacturer=_text(where, "Manufacturer", fields),
+        image_type=tuple(str(word).upper() for word in image_type) if isinstance(image_type, list) else (),
+        series=series if isinstance(series, int) else None,
+    )
+
+
+_USED = (
+    "EchoTime", "EchoTime1", "EchoTime2", "MagneticFieldStrength", "Units", "Manufacturer", "ImageType", "SeriesNumber",
+)  # fmt: skip
+
+
+def _merged(image: Path, files: Sequence[Path]) -> dict[str, tuple[Path, Any]]:
+    """Fields that a scan needs and the file that gives each; where several do, the last one's word counts."""
+    said: dict[str, tuple[Path, Any]] = {}
+    for path in files:
+        for key, value in _content(path).items():
+            if key not in _USED or value is None:
+                continue
+            other, before = said.get(key, (None, value))
+            if other is not None and _equally_near(path, other) and value != before:
+                raise InputError(
+                    f"{other} and {path.name} both apply to {image.name} and give different {key}: neither is nearer"
+                )
+            said[key] = path, value
+    return said
+
+
+def _equally_near(a: Path, b: Path) -> bool:
+    return a.parent == b.parent and a.name.count("_") == b.name.count("_")
+
+
+def _content(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -77,30 +142,7 @@ def read_sidecar(image: Path) -> Sidecar:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a JSON {type(content).__name__}, needed an object with BIDS fields")
-    fields: dict[str, Any] = content
-    times = fields.get("EchoTime")
-    numbers = times if isinstance(times, list) else [] if times is None else [times]
-    echo_times = tuple(_number(path, "EchoTime", value, "seconds") for value in numbers)
-    pair = [
-        _number(path, key, fields[key], "seconds") for key in ("EchoTime1", "EchoTime2") if fields.get(key) is not None
-    ]
-    checks.echo_times((*echo_times, *pair), str(path))
-    strength = fields.get("MagneticFieldStrength")
-    if strength is not None:
-        strength = _number(path, "MagneticFieldStrength", strength, "tesla")
-        checks.field_strength(strength, str(path))
-    image_type = fields.get("ImageType")
-    series = fields.get("SeriesNumber")
-    return Sidecar(
-        name=str(path),
-        echo_times=echo_times,
-        echo_pair=(pair[0], pair[1]) if len(pair) == 2 and pair[0] != pair[1] else None,
-        field_strength=strength,
-        units=_text(path, "Units", fields.get("Units")),
-        manufacturer=_text(path, "Manufacturer", fields.get("Manufacturer")),
-        image_type=tuple(str(word).upper() for word in image_type) if isinstance(image_type, list) else (),
-        series=series if isinstance(series, int) else None,
-    )
+    return content
 
 
 def _number(path: Path, key: str, value: Any, unit: str) -> float:
@@ -109,9 +151,10 @@ def _number(path: Path, key: str, value: Any, unit: str) -> float:
     return float(value)
 
 
-def _text(path: Path, key: str, value: Any) -> str | None:
+def _text(where: Mapping[str, Path], key: str, fields: Mapping[str, Any]) -> str | None:
+    value = fields.get(key)
     if value is None:
         return None
     if not isinstance(value, str):
-        raise InputError(f"{path}: {key} is {json.dumps(value)}, needed text")
+        raise InputError(f"{where[key]}: {key} is {json.dumps(value)}, needed text")
     return value.strip() or None

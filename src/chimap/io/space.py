@@ -39,3 +39,26 @@ def voxel_size(affine: np.ndarray) -> Triple:
     """Lengths of the voxel's edges [mm], to a nanometre: files hold 1.8 as 1.79999995."""
     x, y, z = np.round(np.linalg.norm(np.asarray(affine, dtype=np.float64)[:3, :3], axis=0), 6)
     return float(x), float(y), float(z)
+
+
+def nearest(values: np.ndarray, affine: np.ndarray, like_affine: np.ndarray, like_shape: Sequence[int]) -> np.ndarray:
+    """An image's values at the voxels of another grid: those of the nearest voxel, 0 beyond the image.
+
+    Args:
+        values: Shape (x, y, z), of any type.
+        affine: Of the image [mm].
+        like_affine: Of the other grid [mm].
+        like_shape: Its size (x, y, z).
+
+    Returns:
+        Shape `like_shape`, the type of `values`.
+    """
+    to_image = np.linalg.solve(np.asarray(affine, np.float64), np.asarray(like_affine, np.float64))
+    steps = [np.arange(n, dtype=np.float64) for n in like_shape[:3]]
+    index, inside = [], np.ones(tuple(like_shape[:3]), bool)
+    for row, n in zip(to_image[:3], values.shape, strict=True):
+        place = row[0] * steps[0][:, None, None] + row[1] * steps[1][:, None] + row[2] * steps[2] + row[3]
+        whole = np.floor(place + 0.5).astype(np.int32)
+        inside &= (whole >= 0) & (whole < n)
+        index.append(np.clip(whole, 0, n - 1))
+    return np.where(inside, values[tuple(index)], 0).astype(values.dtype)

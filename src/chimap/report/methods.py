@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from chimap import __version__
 from chimap.methods import TO_CHI, TO_LOCAL_FIELD, Method, Stage, find
@@ -39,6 +39,14 @@ _NAMES = {
     "tikhonov": "closed-form Tikhonov regularisation",
     "l2": "closed-form regularisation of the gradient (L2)",
     "tv": "total variation regularisation (TV)",
+    "fansi": "nonlinear inversion with variational regularisation (FANSI)",
+    "rts": "rapid two-step inversion (RTS)",
+    "lsqr": "weighted least squares stopped early (LSQR)",
+    "ilsqr": "weighted least squares with removal of streaking artefacts (iLSQR)",
+    "star": "total variation regularisation in two levels (STAR-QSM)",
+    "ndi": "nonlinear dipole inversion (NDI)",
+    "medi": "morphology-enabled dipole inversion (MEDI)",
+    "medi+0": "morphology-enabled dipole inversion with automatic zero reference (MEDI+0)",
     "tgv": "total generalised variation (TGV-QSM)",
     "dip": "a deep image prior (DIP)",
     "zs-uqsm+": "zero-shot uQSM+",
@@ -95,10 +103,17 @@ def methods_used(scan: Scan, plan: Plan) -> list[UsedMethod]:
 
 
 def _used(method: Method, plan: Plan) -> UsedMethod:
-    defaults = method.parameters()
-    parameters = {**defaults, **plan.settings.get(method.name, {})}
+    defaults, wanted = method.parameters(), plan.settings.get(method.name, {})
+    parameters = {**defaults, **wanted}
     changed = {name: default for name, default in defaults.items() if parameters[name] != default}
+    if "radians_per_ppm" in defaults and "radians_per_ppm" not in wanted:
+        parameters["radians_per_ppm"] = "that of the scan"  # a note of the run says how many
     return UsedMethod(method, parameters, changed)
+
+
+def reference_of_chi(plan: Plan) -> Literal["csf", "mask", "none"]:
+    """What chi is relative to: what the method makes zero, or else what the plan says."""
+    return "csf" if find(plan.inversion, *TO_CHI).zero_is_csf else plan.reference
 
 
 def references(used: Sequence[UsedMethod]) -> list[Reference]:
@@ -187,12 +202,25 @@ def methods_paragraph(scan: Scan, maps: Maps, plan: Plan) -> str:
             f"{removed} with {named(removal)}, after which {100 * kept:.1f} % of the brain mask remained valid."
         )
         sentences.append(f"Susceptibility was computed from the local field with {named('inversion')}.")
+    if plan.choose_regularisation == "discrepancy":
+        sentences.append(
+            "The regularisation was chosen by the discrepancy principle (Morozov 1966, "
+            "doi:10.1016/0041-5553(66)90046-2): the misfit of the field equals its error, "
+            "which was estimated where the dipole kernel is zero."
+        )
+    elif plan.choose_regularisation == "l-curve":
+        sentences.append(
+            "The regularisation was chosen at the corner of the L-curve (Hansen and O'Leary 1993, doi:10.1137/0914086)."
+        )
     if plan.two_pass:
         sentences.append(
             "Background removal and inversion were done twice, first without the voxels of unreliable field; there, "
             "and nowhere else, the result of the second pass was used (Stewart et al. 2022, doi:10.1002/mrm.29048)."
         )
-    if plan.reference == "mask":
+    reference = reference_of_chi(plan)
+    if reference == "csf":
+        sentences.append("It is given relative to its mean in the cerebrospinal fluid of the ventricles.")
+    elif reference == "mask":
         sentences.append("It is given relative to its mean in the valid mask.")
     else:
         sentences.append("It is given as the inversion yields it, without a reference region.")

@@ -16,7 +16,7 @@ from chimap.plan import Plan
 from chimap.report import figures
 from chimap.report.checklist import checklist
 from chimap.report.figures import Window
-from chimap.report.methods import bibtex, methods_paragraph, methods_used, references, shown
+from chimap.report.methods import bibtex, methods_paragraph, methods_used, reference_of_chi, references, shown
 from chimap.report.provenance import versions, without_folders
 from chimap.report.view import View, view_of
 from chimap.report.viewer import viewer
@@ -101,7 +101,7 @@ def write_report(
         input_notes=[without_folders(note, scan) for note in scan.notes],
         findings=maps.findings,
         stage_notes=[without_folders(note, scan) for note in maps.notes],
-        reference_of_chi=plan.reference,
+        reference_of_chi=reference_of_chi(plan),
         paragraph=methods_paragraph(scan, maps, plan),
         references=references(used),
         bibtex=bibtex(references(used)),

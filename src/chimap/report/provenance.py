@@ -14,7 +14,7 @@ from typing import Any
 from chimap import __version__
 from chimap.io.output import whole_file
 from chimap.plan import Plan
-from chimap.report.methods import methods_used
+from chimap.report.methods import methods_used, reference_of_chi
 from chimap.scan import Maps, Scan
 
 
@@ -53,7 +53,8 @@ def provenance(
         "mask_noise_limit": plan.noise_limit_for(own_mask=scan.mask is None),
         "mask_erosion_mm": plan.erosion,
         "two_pass": plan.two_pass,
-        "chi_reference": plan.reference,
+        "chi_reference": reference_of_chi(plan),
+        "choice_of_regularisation": plan.choose_regularisation,
         "methods": {
             row.method.stage: {
                 "name": row.method.label,

@@ -196,6 +196,13 @@ def rotation_matrix(angles: Sequence[float]) -> Tensor:
     return matrix.float()
 
 
+def rotation_angles(matrix: Tensor) -> Triple:
+    """Angles [rad] for which `rotation_matrix` gives this rotation (3, 3)."""
+    m = matrix.double()
+    x, z = torch.atan2(m[2, 1], m[2, 2]), torch.atan2(m[1, 0], m[0, 0])
+    return float(x), float(torch.asin(-m[2, 0].clamp(-1, 1))), float(z)
+
+
 def angles_for_b0(b0_direction: Sequence[float]) -> Triple:
     """Angles [rad] of a grid, for `rotation_matrix`, in whose voxel axes B0, the scanner's z, has this direction.
 
