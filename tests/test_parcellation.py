@@ -9,9 +9,11 @@ from torch import nn
 
 from chimap import parcellation, pipeline
 from chimap.errors import InputError
+from chimap.io.nifti import read_volume, write_volume
 from chimap.networks.weights import FOLDER, Trained
 from chimap.parcellation import NAMES, REGIONS, channels_of, classes_of, segment
-from chimap.segmentation import region
+from chimap.regions import region_rows
+from chimap.segmentation import identify, names_from_table, region, table_of_names
 from chimap.simulation.acquisition import acquire
 from chimap.simulation.head import angles_for_b0, built_in_head
 from chimap.simulation.tissues import TISSUES
@@ -112,6 +114,23 @@ def test_classes_and_numbers_are_one_vocabulary():
 def test_another_network_is_refused():
     with pytest.raises(InputError, match="takes the local field"):
         segment(None, torch.zeros(8, 8, 8), torch.ones(8, 8, 8, dtype=torch.bool), (1.0,) * 3, weights="qsmnet+")
+
+
+def test_what_is_found_serves_region_values_and_can_be_written_and_read(rule, tmp_path):
+    rule("chi")
+    chi = torch.zeros(24, 24, 24)
+    chi[8:16, 8:16, 8:16] = 0.1
+    mask = torch.zeros(24, 24, 24, dtype=torch.bool)
+    mask[2:-2, 2:-2, 2:-2] = True
+    found = segment(None, chi, mask, (1.0, 1.0, 1.0))
+    whole, caudate = region_rows({"chi": chi}, mask, (1.0, 1.0, 1.0), {"network": found})
+    assert whole["voxels"] == 20**3 and caudate["region"] == "caudate"
+    assert float(caudate["chi_mean"]) > 0.07 and 300 < int(caudate["voxels"]) < 700
+    write_volume(tmp_path / "segmentation.nii.gz", found.labels.int(), np.eye(4), description="regions")
+    read, _ = read_volume(tmp_path / "segmentation.nii.gz")
+    names = names_from_table(table_of_names(found.names), "segmentation.tsv")
+    again, _ = identify(read, table=names, source="segmentation.nii.gz")
+    assert torch.equal(again.labels, found.labels) and again.names == found.names
 
 
 needs_weights = pytest.mark.skipif(not (FOLDER / "segment.safetensors").exists(), reason="no weights are shipped")

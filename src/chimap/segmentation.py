@@ -234,6 +234,11 @@ def names_from_table(text: str, source: str) -> dict[int, str]:
     return names
 
 
+def table_of_names(names: Mapping[int, str]) -> str:
+    """The look-up table that `names_from_table` reads, to stand beside a segmentation's file."""
+    return "index\tname\n" + "".join(f"{number}\t{name}\n" for number, name in sorted(names.items()))
+
+
 def identify(values: Tensor, *, table: Mapping[int, str] | None = None, source: str) -> tuple[Segmentation, str]:
     """Find out what the numbers of a segmentation mean.
 
