@@ -22,7 +22,7 @@ class Segmentation:
     Attributes:
         labels: Integers, shape (x, y, z).
         names: {number: region}; several numbers may share a name and are one region then.
-        scheme: Where the names are from: "challenge", "freesurfer" or "table".
+        scheme: Where the names are from: "challenge", "freesurfer", "table" or, found by `parcellation`, "network".
     """
 
     labels: Tensor
@@ -232,6 +232,11 @@ def names_from_table(text: str, source: str) -> dict[int, str]:
     if not names:
         raise InputError(f"{source} has no row below its header")
     return names
+
+
+def table_of_names(names: Mapping[int, str]) -> str:
+    """The look-up table that `names_from_table` reads, to stand beside a segmentation's file."""
+    return "index\tname\n" + "".join(f"{number}\t{name}\n" for number, name in sorted(names.items()))
 
 
 def identify(values: Tensor, *, table: Mapping[int, str] | None = None, source: str) -> tuple[Segmentation, str]:

@@ -15,7 +15,7 @@ from chimap.simulation.head import angles_for_b0, built_in_head
 NAMES = sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 STAGES = {"local field": "inversion", "total field": "from total field", "phase": "from phase"}
 FROM_FIELD = [name for name in NAMES if load_trained(name).takes == "local field"]
-EARLIER = [name for name in NAMES if name not in FROM_FIELD]
+EARLIER = [name for name in NAMES if load_trained(name).takes in ("total field", "phase")]
 
 
 def test_all_weights_together_still_travel():
@@ -29,7 +29,8 @@ def test_weights_load_and_have_a_card_and_a_method(name):
     card = (FOLDER / f"{name}.md").read_text()
     for word in ("Recipe", "Command", "Data", "Seed", "Steps", "Time", "Score", "Limits", "First losses"):
         assert word in card
-    assert methods.find(name, *methods.TO_CHI).stage == STAGES[trained.takes]
+    if trained.takes in STAGES:  # the others are no stage on the way to chi: see tests/test_parcellation.py
+        assert methods.find(name, *methods.TO_CHI).stage == STAGES[trained.takes]
 
 
 def test_every_sum_belongs_to_a_file():

@@ -53,3 +53,14 @@ def test_prediction_is_masked_and_scaled():
     torch.testing.assert_close(predict(network, outside, mask, input_scale=100.0, output_scale=0.03), chi)
     doubled = predict(network, field, mask, input_scale=100.0, output_scale=0.06)
     torch.testing.assert_close(doubled, 2 * chi)
+
+
+def test_instance_normalisation_is_of_each_volume_alone():
+    """A batch gives what its members give, learning or in use, and twice the contrast changes nothing."""
+    torch.manual_seed(0)
+    network = UNet(UNetShape(inputs=2, base=4, levels=2, norm=True, bias=False, outputs=3, instance=True))
+    volumes = torch.randn(2, 2, 8, 9, 10)
+    both = network.train()(volumes)
+    assert both.shape == (2, 3, 8, 9, 10)
+    torch.testing.assert_close(torch.cat([network.eval()(one[None]) for one in volumes]), both, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(network(2 * volumes), both, atol=1e-3, rtol=1e-2)

@@ -22,7 +22,7 @@ from chimap.training.plot import plot_log
 from chimap.training.recipes.table import find
 from chimap.training.samples import draw_batch
 from chimap.training.settings import changed
-from chimap.training.train import read_best, train, validation_samples
+from chimap.training.train import read_best, score_name, train, validation_samples
 
 
 def train_network(
@@ -84,9 +84,9 @@ def train_network(
     people = [] if own else read_packed(data)
     judges = read_packed(validation) if validation is not None else []
     if own and settings.takes != "local field":
+        needed = {"phase": "wrapped phase", "total field": "total fields"}.get(settings.takes, "labels")
         raise InputError(
-            f"{recipe} learns from {'wrapped phase' if settings.takes == 'phase' else 'total fields'}, and {data} is a "
-            "folder of local fields: give packed label maps"
+            f"{recipe} learns from {needed}, and {data} is a folder of local fields: give packed label maps"
         )
     if own and not judges:
         raise InputError(f"{data} is a folder of scans: give packed label maps to judge by with --validation")
@@ -130,7 +130,8 @@ def train_network(
         _record(output, about)
         if best.exists():
             _, _, record = read_best(best)
-            console.print(f"Best weights: {best}, step {record['step']}, validation NRMSE {record['score']:.2f} %")
+            score = f"{score_name(settings)} {record['score']:.2f} %"
+            console.print(f"Best weights: {best}, step {record['step']}, validation {score}")
         else:
             console.print(f"Stopped before the first validation; go on with --resume: {output}")
 

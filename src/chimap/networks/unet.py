@@ -26,6 +26,8 @@ class UNetShape:
         last_kernel: Edge of the linear convolution at the end.
         bias: Of the convolutions; without it, and without norm, the network is homogeneous: twice the input, twice
             the output.
+        outputs: Output channels.
+        instance: The normalisation is that of each volume by itself, learning and in use.
     """
 
     kind: Literal["unet"] = "unet"
@@ -39,6 +41,8 @@ class UNetShape:
     up: Literal["nearest", "deconvolution"] = "nearest"
     last_kernel: int = 1
     bias: bool = True
+    outputs: int = 1
+    instance: bool = False
 
 
 UQSM = UNetShape(inputs=2, norm=True, slope=0.0, last_kernel=3)
@@ -50,6 +54,10 @@ UQSM_PLUS = UNetShape(inputs=2)
 QSMNET = UNetShape(base=32, convolutions=2, kernel=5, norm=True, up="deconvolution")
 """QSMnet (Yoon et al. 2018, doi:10.1016/j.neuroimage.2018.06.030) and QSMnet+ (Jung et al. 2020,
 doi:10.1016/j.neuroimage.2020.116619)."""
+SEGMENT = UNetShape(
+    inputs=2, base=16, levels=4, convolutions=2, norm=True, up="deconvolution", outputs=15, instance=True
+)
+"""Magnitude and chi in, a score for each region of `parcellation.REGIONS` and for the rest out."""
 DEEPQSM = UNetShape(base=16, convolutions=2, slope=0.0, up="deconvolution")
 """DeepQSM (Bollmann et al. 2019, doi:10.1016/j.neuroimage.2019.03.060) and SHARQnet (Bollmann et al. 2019,
 doi:10.1016/j.zemedi.2019.01.001), as far as their papers tell: neither was published as code."""
@@ -77,10 +85,12 @@ class UNet(nn.Module):
         else:
             self.upsample = nn.ModuleList(nn.Identity() for _ in below)
             self.up = nn.ModuleList(_level(wide + width, width, shape) for wide, width in below)
-        self.last = nn.Conv3d(widths[0], 1, shape.last_kernel, padding=shape.last_kernel // 2, bias=shape.bias)
+        self.last = nn.Conv3d(
+            widths[0], shape.outputs, shape.last_kernel, padding=shape.last_kernel // 2, bias=shape.bias
+        )
 
     def forward(self, volumes: Tensor, b0_direction: Tensor | None = None, voxel_size: Tensor | None = None) -> Tensor:
-        """(batch, inputs, x, y, z) to (batch, 1, x, y, z); it has no use for direction and voxel size."""
+        """(batch, inputs, x, y, z) to (batch, outputs, x, y, z); it has no use for direction and voxel size."""
         x, placed = padded(volumes, 2 ** (self.shape.levels - 1))
         skips: list[Tensor] = []
         for index, level in enumerate(self.down):
@@ -96,6 +106,15 @@ class UNet(nn.Module):
         return cropped(self.last(x), placed)
 
 
+class _InstanceNorm(nn.InstanceNorm3d):
+    """Of one volume that of a batch of one, which is the same and leaves the order of its memory as it is."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if len(input) > 1:
+            return super().forward(input)
+        return nn.functional.batch_norm(input, None, None, self.weight, self.bias, training=True, eps=self.eps)
+
+
 def _level(inputs: int, width: int, shape: UNetShape) -> nn.Sequential:
     """Convolutions of one level, each with its normalisation and activation."""
     layers: list[nn.Module] = []
@@ -104,6 +123,7 @@ def _level(inputs: int, width: int, shape: UNetShape) -> nn.Sequential:
         layers.append(nn.Conv3d(before, width, shape.kernel, padding=shape.kernel // 2, bias=shape.bias))
         if shape.norm:
             # QSMnet's own: eps 1e-3, running decay 0.99
-            layers.append(nn.BatchNorm3d(width, eps=1e-3, momentum=0.01))
+            batch = nn.BatchNorm3d(width, eps=1e-3, momentum=0.01)
+            layers.append(_InstanceNorm(width, affine=True) if shape.instance else batch)
         layers.append(nn.LeakyReLU(shape.slope, inplace=True) if shape.slope else nn.ReLU(inplace=True))
     return nn.Sequential(*layers)

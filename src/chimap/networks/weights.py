@@ -33,7 +33,7 @@ class Trained:
         input_scale: The field [ppm] is multiplied by this before the network.
         output_scale: What the network gives is multiplied by this [ppm].
         recipe: Its name.
-        takes: "local field", "total field" or "phase".
+        takes: "local field", "total field", "phase" or "magnitude and chi".
         voxel_sizes: That it has learned with [mm].
         tilt: Largest angle between B0 and the grid's z in what it has learned [rad].
     """

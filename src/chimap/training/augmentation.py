@@ -16,6 +16,7 @@ VOLUMES = (
     "magnitude",
     "field_noise",
     "mask",
+    "labels",
 )
 
 

@@ -32,7 +32,7 @@ def plot_log(folder: Path) -> Path | None:
     judged = [(entry["step"] + 1, entry["validation"]) for entry in entries if "validation" in entry]
     if judged:
         below.plot(*zip(*judged, strict=True), color="black", marker=".", linewidth=1)
-    below.set_ylabel("validation NRMSE [%]")
+    below.set_ylabel("validation score [%]")
     below.set_xlabel("step")
     hidden = folder / ".log.png"
     figure.savefig(hidden, format="png", dpi=110)

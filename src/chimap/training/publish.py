@@ -24,10 +24,10 @@ from chimap.networks.weights import FOLDER, SUFFIX, SUMS, packed, read_trained
 from chimap.simulation.labels import LabelMap, read_packed
 from chimap.training.recipes.shown import inversion_alone
 from chimap.training.settings import Settings, to_json
-from chimap.training.train import read_best, validate, validation_samples
+from chimap.training.train import read_best, score_name, validate, validation_samples
 
 MOST_LOSS = 0.5
-"""Of NRMSE [%] by storing in 8 bits."""
+"""Of score [%] by storing in 8 bits."""
 TOLD = ("variational", "proximal", "affine")
 """Kinds of networks that are told the direction of B0 whatever their shape says."""
 
@@ -74,6 +74,7 @@ def publish(run: Path, name: str, people: Sequence[LabelMap], folder: Path) -> P
     lines.append(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}")
     sums.write_text("\n".join(sorted(lines, key=lambda line: line.split()[1])) + "\n")
 
+    score = score_name(settings)
     count = sum(parameter.numel() for parameter in build(settings.network).parameters())
     judged = [(entry["step"] + 1, entry["validation"]) for entry in entries if "validation" in entry]
     first = "\n".join(f"| {entry['step']} | {entry['loss']:.6f} |" for entry in entries[:101:10])
@@ -91,13 +92,13 @@ def publish(run: Path, name: str, people: Sequence[LabelMap], folder: Path) -> P
   step {record["step"]}
 - **Time**: {record["seconds"]:.0f} s until then, on {about["device"]}, {about["threads"]} threads, torch
   {about["torch"]}
-- **Score**: NRMSE {record["score"]:.2f} % on {settings.validation_samples} validation samples with 50 % field error
+- **Score**: {score} {record["score"]:.2f} % on {settings.validation_samples} validation samples with 50 % field error
 
 ## Limits
 
 {limits(settings)} Not tried on patients. See the benchmark in docs/benchmark.md for how it compares.
 
-## Validation NRMSE [%] over the steps
+## Validation {score} [%] over the steps
 
 | step | score |
 | ---: | ---: |
@@ -134,6 +135,13 @@ def begun(record: Mapping[str, Any]) -> str:
 def limits(settings: Settings) -> str:
     """What the network has seen, and what becomes of other scans."""
     samples = settings.samples
+    if settings.gives == "regions":
+        edge, tilt = samples.voxel_sizes[0][0], math.degrees(samples.tilt)
+        return (
+            f"Learned on simulated heads, voxels of {edge:g} mm, tilted by up to {tilt:.0f} degrees and more; others\n"
+            "are resampled to these linearly. Red nucleus, substantia nigra and dentate nucleus are shapes placed\n"
+            "into the label maps, not drawn on anybody's images. Adults' anatomy, as label maps of people have it."
+        )
     sizes = ", ".join(" x ".join(f"{length:g}" for length in size) for size in samples.voxel_sizes)
     degrees = math.degrees(samples.tilt)
     seen = f"Learned on simulated scans of {sizes} mm, B0 up to {degrees:.0f} degrees from the grid's z"

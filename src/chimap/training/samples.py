@@ -60,6 +60,8 @@ class SampleSettings:
         whole_brain: Whether the local field is that of the whole brain. Without, it is that of the sample's own chi:
             for losses that compare it with the field of what a network finds in the sample.
         scan: Whether total field, phase and magnitude are wanted too: they take as long again as the rest.
+        reach: How far from the middle of the brain those of the samples may lie, as a share of its half size: below 1
+            for what lies deep inside.
         solids: So many cuboids, and as many spheres, fill the grid instead of a head; without error or noise. The rest
             then says nothing but size, voxels and directions.
     """
@@ -83,6 +85,7 @@ class SampleSettings:
     least_brain: float = 0.3
     whole_brain: bool = True
     scan: bool = True
+    reach: float = 1.0
     solids: int = 0
 
 
@@ -102,6 +105,7 @@ class Sample:
         b0_direction: Unit vectors, (*batch, 3).
         voxel_size: [mm], (*batch, 3).
         radians_per_ppm: Of the phase, (*batch,).
+        labels: Tissue that fills most of each voxel, numbers of `tissues.TISSUES`; None where there is no head.
     """
 
     chi: Tensor
@@ -115,6 +119,7 @@ class Sample:
     b0_direction: Tensor
     voxel_size: Tensor
     radians_per_ppm: Tensor
+    labels: Tensor | None = None
 
 
 def draw_batch(label_maps: Sequence[LabelMap], settings: SampleSettings, seeds: Sequence[int]) -> Sample:
@@ -191,6 +196,7 @@ def draw_sample(label_maps: Sequence[LabelMap], settings: SampleSettings, seed: 
         b0_direction=torch.tensor(head.b0_direction, device=device),
         voxel_size=torch.tensor(voxel_size, device=device),
         radians_per_ppm=torch.tensor(radians_per_ppm(echo_time, tesla), device=device),
+        labels=head.labels,
     )
 
 
@@ -216,7 +222,7 @@ def _place(
         nod = [0.2 * angle for angle in torch.randn(3, generator=host).tolist()]
         head_rotation = grid_rotation if follows < 0.5 else (nod[0], nod[1], nod[2])
         sides = zip(place, label_map.half_size, scale, strict=True)
-        middle = torch.tensor([(2 * share - 1) * half * factor for share, half, factor in sides])
+        middle = torch.tensor([(2 * share - 1) * settings.reach * half * factor for share, half, factor in sides])
         x, y, z = (-rotation_matrix(head_rotation) @ middle).tolist()
         placement = {
             "grid_rotation": grid_rotation,

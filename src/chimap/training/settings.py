@@ -45,8 +45,8 @@ class Settings:
     recipe: str
     network: NetworkShape
     samples: SampleSettings
-    takes: Literal["local field", "total field", "phase"] = "local field"
-    gives: Literal["chi", "local field"] = "chi"
+    takes: Literal["local field", "total field", "phase", "magnitude and chi"] = "local field"
+    gives: Literal["chi", "local field", "regions"] = "chi"
     batch: int = 2
     steps: int = 3000
     learning_rate: float = 1e-3

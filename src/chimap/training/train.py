@@ -25,6 +25,7 @@ from chimap.networks.build import build
 from chimap.networks.checkpoint import optimiser_tensors, restore_optimiser
 from chimap.networks.weights import read_weights
 from chimap.simulation.labels import LabelMap
+from chimap.training.recipes.segment import dice_missed
 from chimap.training.recipes.shown import found_in, inversion_alone, wanted
 from chimap.training.recipes.table import Recipe
 from chimap.training.samples import Sample, draw_sample, stacked
@@ -137,7 +138,8 @@ def train(
             if score < state.best:
                 state.best = score
                 _write_best(output, state, settings)
-            tell(f"step {state.step} of {settings.steps}: loss {entry['loss']:.4f}, validation NRMSE {score:.2f} %")
+            judged_by = f"validation {score_name(settings)} {score:.2f} %"
+            tell(f"step {state.step} of {settings.steps}: loss {entry['loss']:.4f}, {judged_by}")
         if rank == 0:
             with (output / "log.jsonl").open("a") as log:
                 log.write(json.dumps(entry) + "\n")
@@ -214,9 +216,18 @@ def validation_samples(people: Sequence[LabelMap], settings: Settings) -> list[S
     return samples
 
 
+def score_name(settings: Settings) -> str:
+    """What `validate` gives."""
+    return "100 - Dice" if settings.gives == "regions" else "NRMSE"
+
+
 @torch.no_grad()
 def validate(network: nn.Module, samples: Sequence[Sample], settings: Settings) -> float:
-    """Mean NRMSE [%] of what a network finds, maps of chi relative to their mean in the mask."""
+    """Mean NRMSE [%] of what a network finds, maps of chi relative to their mean in the mask; of regions, what their
+    Dice lacks [%]. Less is better.
+    """
+    if settings.gives == "regions":
+        return dice_missed(network, samples)
     errors = []
     for sample in samples:
         found = found_in(network, stacked([sample]), settings)[0, -1]

@@ -25,6 +25,7 @@ RECIPES: dict[str, str] = {
     "iqsm-mixed": "chimap.training.recipes.iqsm",
     "iqfm": "chimap.training.recipes.iqsm",
     "iqsm+": "chimap.training.recipes.iqsm",
+    "segment": "chimap.training.recipes.segment",
 }
 """{name: module}; a module has `SIZES`, {name: {size: Settings}}, `loss`, `NEEDS_CHI`, and `CHOICES` where it leaves
 some.

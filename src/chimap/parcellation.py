@@ -1,0 +1,162 @@
+"""Regions of the brain from magnitude and chi by a small network: region values without anybody's segmentation.
+
+The network sees the head in the scanner's axes (right, front, up) with voxels of 1.25 mm, so it need not be told how
+the scan lies. It has learned from simulated heads alone, see `training.recipes.segment`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+from chimap.arrays import Echoes, Mask, Shape, Triple, Volume
+from chimap.errors import InputError
+from chimap.inversion.learned import trained_by
+from chimap.linalg import block_mean, bounding_box
+from chimap.segmentation import Segmentation
+from chimap.simulation.tissues import TISSUES
+
+REGIONS: dict[str, tuple[str, ...]] = {
+    "caudate": ("caudate",),
+    "pallidum": ("pallidum",),
+    "putamen": ("putamen",),
+    "red nucleus": ("red nucleus",),
+    "dentate nucleus": ("dentate nucleus",),
+    "substantia nigra": ("substantia nigra",),
+    "thalamus": ("thalamus",),
+    "white matter": ("white matter", "internal capsule"),
+    "grey matter": ("grey matter",),
+    "csf": ("csf",),
+    "brain stem": ("brain stem",),
+    "hippocampus": ("hippocampus",),
+    "cerebellar white matter": ("cerebellar white matter",),
+    "cerebellar cortex": ("cerebellar cortex",),
+}
+"""The network's classes from 1 on, and the tissues of each; 0 is all else, such as veins, amygdala and subthalamic
+nucleus. White and grey matter are those of the cerebrum; csf holds ventricles and sulci."""
+NAMES: dict[int, str] = {TISSUES[tissues[0]].label: name for name, tissues in REGIONS.items()}
+"""{number in a segmentation: region}: those of `simulation.tissues`, up to 10 the 2019 challenge's."""
+
+UNIT = 0.1
+"""What chi is divided by for the network [ppm]."""
+MARGIN = 4
+"""Voxels around the mask that it sees."""
+AT_ONCE = 2**19
+"""Voxels of the scan that are looked up at a time."""
+
+
+def segment(
+    magnitude: Echoes | None,
+    chi: Volume,
+    mask: Mask,
+    voxel_size: Triple,
+    affine: np.ndarray | None = None,
+    *,
+    weights: str | Path = "segment",
+    bf16: bool = False,
+) -> Segmentation:
+    """Regions of the brain.
+
+    Args:
+        magnitude: Of all echoes, any unit, shape (echo, x, y, z); None where there is none, which costs some accuracy.
+        chi: [ppm], shape (x, y, z), up to a constant.
+        mask: Where chi is valid, same shape.
+        voxel_size: [mm].
+        affine: Voxel index to scanner coordinates, 4 x 4, whose axes are right, front and up; only directions matter.
+            Without one the voxel axes are taken for these.
+        weights: Name of those in the package, or the best.safetensors of a training.
+        bf16: Convolutions in bfloat16.
+
+    Returns:
+        On the scan's grid, 0 outside the mask and in what is none of `REGIONS`.
+
+    Raises:
+        InputError: The mask is empty, or there are no such weights.
+    """
+    trained = trained_by(weights, "magnitude and chi")
+    edge = trained.voxel_sizes[0][0]
+    axes = np.eye(3) if affine is None else affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    matrix = torch.from_numpy(axes * np.asarray(voxel_size)).float().to(chi.device)  # scan voxel to scanner [mm]
+    box = bounding_box(mask)
+    inside = mask[box]
+    corners = torch.tensor([[0, n - 1] for n in inside.shape], device=chi.device).float()
+    corners = matrix @ torch.cartesian_prod(*corners).T
+    low = corners.amin(dim=1) - MARGIN * edge
+    x, y, z = ((corners.amax(dim=1) - low) / edge).ceil().int().tolist()
+    shape = (x + 1 + MARGIN, y + 1 + MARGIN, z + 1 + MARGIN)
+
+    volumes = [chi[box]]
+    if magnitude is not None:
+        volumes.append(magnitude[:, *box].square().mean(dim=0).sqrt())
+    found_chi, *found_magnitude, there = _into(torch.stack(volumes), inside, voxel_size, matrix, low, shape, edge)
+    channels = channels_of(found_magnitude[0][None] if found_magnitude else None, found_chi[None], there[None] > 0.5)
+    network = trained.network.to(chi.device)
+    with torch.no_grad(), torch.autocast(chi.device.type, torch.bfloat16, enabled=bf16):
+        shares = network(channels).float().softmax(dim=1)
+
+    numbers = torch.tensor([0, *NAMES], device=chi.device)
+    places = inside.nonzero()
+    found = torch.zeros(len(places), dtype=torch.int64, device=chi.device)
+    for begin in range(0, len(places), AT_ONCE):
+        some = slice(begin, begin + AT_ONCE)
+        where = (matrix @ places[some].T.float() - low[:, None]) / edge
+        found[some] = numbers[_at(shares[0], where).argmax(dim=0)]
+    labels = torch.zeros(mask.shape, dtype=torch.int64, device=chi.device)
+    labels[box][inside] = found
+    return Segmentation(labels, dict(NAMES), "network")
+
+
+def channels_of(magnitude: Tensor | None, chi: Tensor, mask: Tensor) -> Tensor:
+    """What the network sees, (batch, 2, x, y, z): magnitude over its median in the mask, and chi in `UNIT` relative to
+    its mean there; zero outside. All arguments are (batch, x, y, z); without magnitude its channel is zero.
+
+    Raises:
+        InputError: A mask is empty.
+    """
+    if not mask.flatten(1).any(dim=1).all():
+        raise InputError("the mask is empty")
+    seen = [torch.zeros_like(chi)]
+    if magnitude is not None:
+        middles = torch.stack([one[inside].median() for one, inside in zip(magnitude, mask, strict=True)])
+        seen = [(magnitude / middles.clamp_min(1e-12).reshape(-1, 1, 1, 1)).clamp(0, 4)]
+    means = torch.stack([one[inside].mean() for one, inside in zip(chi, mask, strict=True)])
+    seen.append(((chi - means.reshape(-1, 1, 1, 1)) / UNIT).clamp(-8, 8))
+    return torch.stack(seen, dim=1) * mask[:, None]
+
+
+def classes_of(labels: Tensor) -> Tensor:
+    """The network's classes, 0 to len(REGIONS), of numbers of `tissues.TISSUES`."""
+    table = torch.zeros(64, dtype=torch.int64, device=labels.device)
+    for index, tissues in enumerate(REGIONS.values(), start=1):
+        table[[TISSUES[tissue].label for tissue in tissues]] = index
+    return table[labels.long()]
+
+
+def _into(
+    volumes: Tensor, mask: Mask, voxel_size: Triple, matrix: Tensor, low: Tensor, shape: Shape, edge: float
+) -> Tensor:
+    """Volumes (n, x, y, z) in the network's frame, and the share of the mask there: (n + 1, *shape).
+
+    Voxels much smaller than the frame's are averaged first.
+    """
+    i, j, k = (max(int(edge / size + 0.1), 1) for size in voxel_size)
+    share = block_mean(mask.float(), (i, j, k))
+    means = torch.cat([block_mean(volumes * mask, (i, j, k)), share[None]])
+    axes = [torch.arange(n, device=mask.device) * edge + float(first) for n, first in zip(shape, low, strict=True)]
+    scanner = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
+    step = torch.tensor([[i], [j], [k]], device=mask.device)
+    # a block's middle lies (step - 1) / 2 voxels after its first one
+    where = (torch.linalg.solve(matrix, scanner) - (step - 1) / 2) / step
+    found = _at(means, where).reshape(-1, *shape)
+    found[:-1] /= found[-1].clamp_min(1e-3)
+    return found
+
+
+def _at(volumes: Tensor, where: Tensor) -> Tensor:
+    """Volumes (n, x, y, z) between the voxels of indices (3, m), zero beyond the grid: (n, m)."""
+    size = torch.tensor(volumes.shape[1:], device=where.device)[:, None]
+    grid = (2 * where / (size - 1).clamp_min(1) - 1).flip(0).T.reshape(1, 1, 1, -1, 3)
+    found = grid_sample(volumes[None], grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    return found.reshape(len(volumes), -1)
