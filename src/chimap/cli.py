@@ -46,6 +46,12 @@ def _parser() -> argparse.ArgumentParser:
         "--series", nargs="+", type=int, default=[], metavar="N", help="of --dicom: numbers as in `chimap dicom DIR`"
     )
     source.add_argument("--mask", type=Path, metavar="FILE", help="brain mask; made from the data if not given")
+    source.add_argument(
+        "--segmentation",
+        type=Path,
+        metavar="FILE",
+        help="regions, such as FreeSurfer's aseg or a lesion mask with a table of names beside it (.tsv)",
+    )
     _add_told(source)
     _add_plan(run)
     run.add_argument("--output", type=Path, required=True, metavar="DIR")
@@ -298,7 +304,15 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         help="drop voxels of the mask whose field is X times as noisy as the median; 5 for chimap's own mask, "
         "a mask of yours is left alone unless this is given",
     )
-    plan.add_argument("--reference", choices=("mask", "none"), help="what chi is relative to: its mean in the mask")
+    plan.add_argument(
+        "--reference",
+        metavar="REGION",
+        help="what chi is relative to: mask (if not given), csf (of the ventricles), the name of a region, none",
+    )
+    plan.add_argument(
+        "--regions", action="store_true", help="let a network find regions where no segmentation is given"
+    )
+    plan.add_argument("--swi", action="store_true", help="also susceptibility-weighted images")
     _add_settings(plan)
     _add_choice(plan)
 
@@ -336,6 +350,7 @@ def _run(options: argparse.Namespace, command: list[str]) -> None:
         dicom=options.dicom,
         series=options.series,
         mask=options.mask,
+        segmentation=options.segmentation,
         plan=_plan(options),
         echo_times=options.echo_times,
         field_strength=options.field_strength,
@@ -359,6 +374,8 @@ def _plan(options: argparse.Namespace) -> Plan:
         two_pass=options.two_pass or None,
         noise_limit=options.noise_limit,
         reference=options.reference,
+        regions=options.regions or None,
+        swi=options.swi or None,
         choose_regularisation=options.choose_regularisation,
         settings=methods.settings_from_text(options.set),
     )

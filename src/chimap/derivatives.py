@@ -18,6 +18,8 @@ from chimap.methods import WEIGHTS
 from chimap.plan import Plan
 
 State = Literal["missing", "changed", "done"]
+FOUND = "desc-network_dseg.nii.gz"
+"""End of the name of regions that were found with the map."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +74,26 @@ def map_inputs(job: Job) -> list[Path]:
     found = [*acquisition.phase, *acquisition.magnitude, *acquisition.sidecars]
     if job.masks is not None:
         found.append(mask_for(acquisition, job.masks))
+    if job.segmentations is not None and needs_segmentation(job):
+        found += _segmentation_files(job, job.segmentations)
     return found + [Path(name) for name in (plan.background, plan.inversion) if name.endswith(WEIGHTS)]
 
 
 def region_inputs(job: Job) -> list[Path]:
     """Files that the region values depend on: the map, segmentations and their tables."""
     found = [job.path("Chimap.nii.gz")]
-    if job.segmentations is not None:
-        for path in segmentations_for(job.acquisition, job.segmentations).values():
-            found += [path, *metadata_files(path, job.segmentations, ".tsv")[-1:]]
+    return found if job.segmentations is None else found + _segmentation_files(job, job.segmentations)
+
+
+def needs_segmentation(job: Job) -> bool:
+    """Whether the map itself depends on the segmentations: chi is to be relative to a region."""
+    return job.plan.reference not in ("mask", "none")
+
+
+def _segmentation_files(job: Job, folder: Path) -> list[Path]:
+    found = []
+    for path in segmentations_for(job.acquisition, folder).values():
+        found += [path, *metadata_files(path, folder, ".tsv")[-1:]]
     return found
 
 

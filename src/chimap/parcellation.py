@@ -39,6 +39,9 @@ nucleus. White and grey matter are those of the cerebrum; csf holds ventricles a
 NAMES: dict[int, str] = {TISSUES[tissues[0]].label: name for name, tissues in REGIONS.items()}
 """{number in a segmentation: region}: those of `simulation.tissues`, up to 10 the 2019 challenge's."""
 
+NO_VOXELS = Segmentation(torch.zeros(1, 1, 1, dtype=torch.int64), dict(NAMES), "network")
+"""Its regions, before any is found."""
+
 UNIT = 0.1
 """What chi is divided by for the network [ppm]."""
 MARGIN = 4

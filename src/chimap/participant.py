@@ -1,38 +1,39 @@
 """One acquisition of a BIDS dataset to its derivatives. A result is whole or not there; its JSON comes last."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from chimap import pipeline
-from chimap.derivatives import Job, checksums, map_inputs, maps_state, region_inputs, regions_state, settings
+from chimap.derivatives import (
+    FOUND,
+    Job,
+    checksums,
+    map_inputs,
+    maps_state,
+    needs_segmentation,
+    region_inputs,
+    regions_state,
+    settings,
+)
 from chimap.errors import InputError
 from chimap.io import bids_names, nifti
 from chimap.io.bids_reading import mask_for, segmentations_for
+from chimap.io.labels import read_names, read_segmentation, table_beside
 from chimap.io.output import whole_directory, whole_file
 from chimap.io.space import voxel_size
-from chimap.regions import identify_bids, region_rows
+from chimap.regions import COLUMNS, as_table, identify_bids, region_rows
 from chimap.report.methods import methods_paragraph, methods_used
 from chimap.report.page import write_report
 from chimap.report.provenance import provenance, without_folders
 from chimap.scan import Maps, Scan
-from chimap.segmentation import Segmentation, names_from_table
+from chimap.segmentation import VENTRICLES, Segmentation, canonical, region, table_of_names
 
-COLUMNS = {
-    "segmentation": {"Description": "Which segmentation the region is of: its label of seg, atlas or desc"},
-    "region": {"Description": "Name of the region; the whole mask comes first"},
-    "voxels": {"Description": "Voxels of the region in which chi is valid"},
-    "volume_mm3": {"Description": "Their volume", "Units": "mm^3"},
-    "chi_mean": {"Description": "Mean susceptibility", "Units": "ppm"},
-    "chi_sd": {"Description": "Standard deviation of the susceptibility among the voxels", "Units": "ppm"},
-    "chi_median": {"Description": "Median susceptibility", "Units": "ppm"},
-    "r2star_mean": {"Description": "Mean decay rate R2*", "Units": "1/s"},
-    "r2star_sd": {"Description": "Standard deviation of R2* among the voxels", "Units": "1/s"},
-    "r2star_median": {"Description": "Median R2*", "Units": "1/s"},
-}
-"""Of a table of region values; what was not measured is n/a."""
+SWI = {"swi": "swi", "swi_mip": "minIP", "true_swi": "desc-true_swi", "true_swi_mip": "desc-true_minIP"}
+"""How BIDS's names of susceptibility-weighted images end."""
 
 
 def make(job: Job) -> tuple[str, ...]:
@@ -65,6 +66,12 @@ def _make_maps(job: Job) -> tuple[str, ...]:
             if ending != "Chimap":
                 content = {"Description": description, **about, "Sources": sources}
                 bids_names.write_json(bids_names.json_beside(path), content)
+        if maps.segmentation is not None and scan.segmentation is None:
+            path = folder / f"{job.name}_{FOUND}"
+            nifti.write_volume(path, maps.segmentation.labels, scan.affine, description="regions found by a network")
+            table_beside(path).write_text(table_of_names(maps.segmentation.names), encoding="utf-8")
+            content = {"Description": "Regions found by a network in magnitude and chi", "Sources": sources}
+            bids_names.write_json(bids_names.json_beside(path), content)
         job.path("Chimap.json").unlink(missing_ok=True)  # from here on, what was there before is no whole any more
         job.path("regions.json").unlink(missing_ok=True)
     write_report(job.report, scan, maps, job.plan, title=f"Susceptibility map of {job.name}")
@@ -76,6 +83,8 @@ def _make_maps(job: Job) -> tuple[str, ...]:
 def _read(job: Job) -> Scan:
     acquisition = job.acquisition
     scan = nifti.read_scan(acquisition.phase, acquisition.magnitude, root=acquisition.root, **job.told)
+    if job.segmentations is not None and needs_segmentation(job):
+        scan = replace(scan, segmentation=_segmentation_with(job.plan.reference, job, scan))
     if job.masks is None:
         return scan
     path = mask_for(acquisition, job.masks)
@@ -96,6 +105,25 @@ def _read(job: Job) -> Scan:
     return replace(scan, mask=values > 0, warnings=tuple(warnings), files=files)
 
 
+def _segmentation_with(reference: str, job: Job, scan: Scan) -> Segmentation:
+    """The one that names the region to which chi is to be relative; the last, where none does."""
+    wanted = VENTRICLES if reference == "csf" else {canonical(reference)}
+    found = list(_segmentations(job, scan.affine, scan.shape).values())
+    return next((one for one in found if region(one, wanted).any()), found[-1])
+
+
+def _segmentations(job: Job, affine: np.ndarray, shape: Sequence[int]) -> dict[str, Segmentation]:
+    """Those of other programs by their kind; without any, the regions that were found beside the map."""
+    if job.segmentations is None:
+        path = job.path(FOUND)
+        return {"network": read_segmentation(path, affine, shape)[0]} if path.exists() else {}
+    named = {}
+    for kind, path in segmentations_for(job.acquisition, job.segmentations).items():
+        values, _ = nifti.read_onto(path, affine, shape)
+        named[kind] = identify_bids(values, _table_of(path, job.segmentations), str(path))
+    return named
+
+
 def _volumes(maps: Maps) -> dict[str, tuple[Any, str, dict[str, Any]]]:
     """{end of the name: (volume, description, what else its JSON says)}."""
     found: dict[str, tuple[Any, str, dict[str, Any]]] = {
@@ -107,6 +135,8 @@ def _volumes(maps: Maps) -> dict[str, tuple[Any, str, dict[str, Any]]]:
     }
     if maps.r2star is not None:
         found["R2starmap"] = maps.r2star, "decay rate R2* [1/s]", {"Units": "1/s"}
+    for name, volume in maps.swi.items():
+        found[SWI[name]] = volume, name.replace("_", " "), {"Units": "arbitrary"}
     return found
 
 
@@ -118,7 +148,7 @@ def _about_chi(
     return {
         "Description": "Magnetic susceptibility",
         "Units": "ppm",
-        "Reference": "mean of the valid mask" if job.plan.reference == "mask" else "none: as the inversion gives it",
+        "Reference": "none: as the inversion gives it" if maps.reference is None else maps.reference.sentence,
         "EstimationAlgorithm": used[-1].method.label,
         "EstimationReference": used[-1].method.reference,
         "Methods": methods_paragraph(scan, maps, job.plan),
@@ -141,31 +171,13 @@ def _make_regions(job: Job) -> None:
     maps = {"chi": chi}
     if job.path("R2starmap.nii.gz").exists():
         maps["r2star"] = nifti.read_volume(job.path("R2starmap.nii.gz"))[0]
-    named: dict[str, Segmentation] = {}
-    if job.segmentations is not None:
-        for kind, path in segmentations_for(job.acquisition, job.segmentations).items():
-            values, _ = nifti.read_onto(path, affine, chi.shape)
-            named[kind] = identify_bids(values, _table_of(path, job.segmentations), str(path))
-    rows = region_rows(maps, mask, voxel_size(affine), named)
-    text = "\n".join("\t".join(_cell(row.get(column, "")) for column in COLUMNS) for row in rows)
+    rows = region_rows(maps, mask, voxel_size(affine), _segmentations(job, affine, chi.shape))
     with whole_file(job.path("regions.tsv")) as target:
-        target.write_text("\t".join(COLUMNS) + "\n" + text + "\n", encoding="utf-8")
+        target.write_text(as_table(rows), encoding="utf-8")
     with whole_file(job.path("regions.json")) as target:
         bids_names.write_json(target, {**COLUMNS, "Inputs": inputs})
 
 
 def _table_of(path: Path, root: Path) -> dict[int, str] | None:
     tables = bids_names.metadata_files(path, root, ".tsv")
-    if not tables:
-        return None
-    try:
-        return names_from_table(tables[-1].read_text(encoding="utf-8-sig"), str(tables[-1]))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{tables[-1]} cannot be read as text: {error}") from None
-
-
-def _cell(value: str | int | float) -> str:
-    if isinstance(value, str):
-        return value or "n/a"
-    # to 1e-6: a mean that the reference makes zero is zero, and no outlier for its rounding
-    return f"{round(value, 6) + 0.0:.8g}" if math.isfinite(value) else "n/a"
+    return read_names(tables[-1]) if tables else None

@@ -21,12 +21,17 @@ from chimap.fields.mask import drop_noisy, erode, with_holes
 from chimap.fields.tree import wrap
 from chimap.inversion.choice import Choice, choose, penalty_of
 from chimap.linalg import bounding_box
+from chimap.parcellation import NO_VOXELS, segment
 from chimap.physics import units
 from chimap.physics.dipole import DipoleModel
 from chimap.plan import Plan, plan_named
-from chimap.scan import Finding, Maps, Scan
+from chimap.regions import referred, region_called
+from chimap.scan import Finding, Maps, Reference, Scan
+from chimap.segmentation import VENTRICLES, Segmentation, canonical, region
+from chimap.swi import weighted_images
 
 STAGES = ("mask", "unwrapping", "echo combination", "checks", "background removal", "inversion")
+ON_REQUEST = ("regions", "susceptibility-weighted images")
 
 Report = Callable[[str], None]
 
@@ -72,7 +77,7 @@ def reconstruct(
         scan: What was measured.
         plan: What to do with it, or the name of a plan of `chimap.plan.PLANS`.
         method: What gives chi, a name in `chimap.methods` or a file of weights, instead of the plan's.
-        on_stage: Called with the name of each stage (of `STAGES`) as it begins.
+        on_stage: Called with the name of each stage (of `STAGES`, then `ON_REQUEST`) as it begins.
 
     Returns:
         Maps on the scan's grid.
@@ -84,11 +89,8 @@ def reconstruct(
     plan = plan if method is None else replace(plan, inversion=method)
     scan.check()
     chosen = _chosen(plan)
-    if chosen.inversion.zero_is_csf and (scan.magnitude is None or len(scan.echo_times) < 2):
-        raise InputError(
-            f"{chosen.inversion.label} finds the fluid whose chi is zero by R2*, for which the magnitude of two echoes "
-            "or more is needed: choose medi, or give `chimap invert` the local field and a mask of the fluid with --csf"
-        )
+    _check_wishes(scan, plan, chosen)
+    by_csf = chosen.inversion.zero_is_csf or (plan.reference == "csf" and not _ventricles_are_given(scan))
     record = Record(on_stage)
     with record.stage("mask"):
         brain = _brain(scan, plan, chosen, record)
@@ -101,15 +103,9 @@ def reconstruct(
         r2star = None
         if scan.magnitude is not None and len(scan.echo_times) > 1:
             r2star = methods.call(chosen.relaxation, plan.settings, scan.magnitude, brain, scan.echo_times)
-            use = (
-                "it tells where the fluid is whose chi is zero"
-                if chosen.inversion.zero_is_csf
-                else "chi does not depend on it"
-            )
+            use = "it tells where the fluid is whose chi is zero" if by_csf else "chi does not depend on it"
             record.notes.append(f"R2* was fitted to the magnitude of the echoes; {use}.")
-        csf = None
-        if chosen.inversion.zero_is_csf and r2star is not None:
-            csf = ventricles(r2star, brain, scan.voxel_size)
+        csf = ventricles(r2star, brain, scan.voxel_size) if by_csf and r2star is not None else None
     with record.stage("checks"):
         findings = findings_of(scan, total_field, brain)
         record.warnings += [finding.sentence for finding in findings if finding.doubtful]
@@ -117,20 +113,24 @@ def reconstruct(
     if (mask & unknown).any():
         mask = mask & ~unknown
         local_field, chi = local_field * mask, chi * mask
-    if csf is not None:
-        fluid = csf & mask
-        chi = torch.where(mask, chi - chi[fluid].mean(), chi)
-        volume = int(fluid.sum()) * math.prod(scan.voxel_size) / 1000
-        record.notes.append(
-            f"chi is relative to cerebrospinal fluid: its mean is zero over the {int(fluid.sum())} voxels "
-            f"({volume:.1f} ml) in the middle of the brain whose R2* is lowest."
-        )
-    elif plan.reference == "mask":
-        shift = float(chi[mask].mean())
-        chi = torch.where(mask, chi - shift, chi)
-        record.notes.append(f"chi is relative to its mean in the mask, which was {shift:+.4f} ppm after the inversion.")
-    else:
-        record.notes.append("chi is as the inversion gave it: its sum over the whole grid is zero before masking.")
+    segmentation = scan.segmentation
+    if segmentation is None and (plan.regions or _is_region(plan.reference)):
+        with record.stage("regions"):
+            segmentation = segment(scan.magnitude, chi, mask, scan.voxel_size, scan.affine)
+            record.notes.append(
+                "The regions were found by a network that has learned from simulated heads alone: look at their "
+                "outlines before their values are used."
+            )
+    chi, reference = _referred(chi, mask, csf, segmentation, scan, plan)
+    record.notes.append(
+        "chi is as the inversion gave it: its sum over the whole grid is zero before masking."
+        if reference is None
+        else f"{reference.sentence}."
+    )
+    pictures = {}
+    if plan.swi and scan.magnitude is not None:
+        with record.stage("susceptibility-weighted images"):
+            pictures = weighted_images(scan.phase, scan.magnitude, chi, brain, mask, scan.voxel_size, scan.b0_direction)
     return Maps(
         brain_mask=brain,
         total_field=total_field,
@@ -140,6 +140,9 @@ def reconstruct(
         mask=mask,
         unwrapped_phase=unwrapped,
         r2star=r2star,
+        segmentation=segmentation,
+        reference=reference,
+        swi=pictures,
         seconds=record.seconds,
         notes=tuple(record.notes),
         warnings=tuple(record.warnings),
@@ -165,6 +168,51 @@ def _chosen(plan: Plan) -> Chosen:
             f"{chosen.background.label} and {chosen.inversion.label}"
         )
     return chosen
+
+
+def _check_wishes(scan: Scan, plan: Plan, chosen: Chosen) -> None:
+    """Refuse what cannot be made of this scan before anything is computed."""
+    decay = scan.magnitude is not None and len(scan.echo_times) > 1
+    if chosen.inversion.zero_is_csf and not decay:
+        raise InputError(
+            f"{chosen.inversion.label} finds the fluid whose chi is zero by R2*, for which the magnitude of two echoes "
+            "or more is needed: choose medi, or give `chimap invert` the local field and a mask of the fluid with --csf"
+        )
+    if chosen.inversion.zero_is_csf and plan.reference not in ("mask", "csf"):
+        raise InputError(f"{chosen.inversion.label} makes chi zero in the ventricles; needed no other --reference")
+    if plan.reference == "csf" and not decay and not _ventricles_are_given(scan):
+        raise InputError(
+            "--reference csf finds the fluid of the ventricles by R2*, for which the magnitude of two echoes or more "
+            "is needed, or takes it from a segmentation that names the lateral ventricles"
+        )
+    if _is_region(plan.reference):
+        region_called(plan.reference, scan.segmentation or NO_VOXELS)
+    if plan.swi and scan.magnitude is None:
+        raise InputError("susceptibility-weighted images are made of the magnitude, and there is none")
+
+
+def _is_region(reference: str) -> bool:
+    return reference not in ("mask", "none", "csf")
+
+
+def _ventricles_are_given(scan: Scan) -> bool:
+    return scan.segmentation is not None and bool(region(scan.segmentation, VENTRICLES).any())
+
+
+def _referred(
+    chi: Volume, mask: Mask, csf: Mask | None, segmentation: Segmentation | None, scan: Scan, plan: Plan
+) -> tuple[Volume, Reference | None]:
+    """chi relative to what the plan says, or to the fluid that the method or the plan wanted found."""
+    if csf is None and plan.reference == "none":
+        return chi, None
+    inside, name = mask, "the mask in which it is valid"
+    if csf is not None:
+        inside, name = csf, "the cerebrospinal fluid in the middle of the brain, where R2* is lowest"
+    elif plan.reference == "csf" and segmentation is not None:
+        inside, name = region(segmentation, VENTRICLES), "the lateral ventricles"
+    elif plan.reference != "mask" and segmentation is not None:
+        inside, name = region_called(plan.reference, segmentation), canonical(plan.reference)
+    return referred(chi, mask, inside, name, scan.voxel_size)
 
 
 def _brain(scan: Scan, plan: Plan, chosen: Chosen, record: Record) -> Mask:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from chimap.errors import InputError
 
@@ -17,7 +17,10 @@ class Plan:
         combination: From the unwrapped echoes to one field.
         background: Background field removal.
         inversion: From local field to chi.
-        reference: "mask": the mean of chi in the mask is made zero; "none": left as the inversion gives it.
+        reference: Where the mean of chi is made zero: "mask"; "csf", the fluid of the ventricles; the name of a region;
+            "none": left as the inversion gives it.
+        regions: Let a network find regions where the scan brings no segmentation.
+        swi: Also make susceptibility-weighted images.
         noise_limit: Voxels whose field is noisier than this many times the median leave the mask. None: the package's
             own mask gives up voxels beyond 5 times the median, a user's mask stays as it is.
         two_pass: chi first without the voxels of unreliable field and what they throw around them, then with all;
@@ -33,7 +36,9 @@ class Plan:
     combination: str = "nonlinear"
     background: str = "pdf-tv"
     inversion: str = "tv"
-    reference: Literal["mask", "none"] = "mask"
+    reference: str = "mask"
+    regions: bool = False
+    swi: bool = False
     noise_limit: float | None = None
     two_pass: bool = False
     erosion: float = 0.0

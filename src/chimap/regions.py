@@ -1,16 +1,34 @@
-"""Values of maps by region: what a study compares between people."""
+"""Values of maps by region, and chi relative to one: what a study compares between people."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from chimap.arrays import Mask, Triple
+from chimap.arrays import Mask, Triple, Volume
 from chimap.errors import InputError
-from chimap.segmentation import CHALLENGE, Segmentation, identify
+from chimap.scan import Maps, Reference
+from chimap.segmentation import CHALLENGE, Segmentation, canonical, identify, region
 
 WHOLE = "whole mask"
+
+Row: TypeAlias = dict[str, str | int | float]
+
+COLUMNS = {
+    "segmentation": {"Description": "Which segmentation the region is of: its label of seg, atlas or desc"},
+    "region": {"Description": "Name of the region; the whole mask comes first"},
+    "voxels": {"Description": "Voxels of the region in which chi is valid"},
+    "volume_mm3": {"Description": "Their volume", "Units": "mm^3"},
+    "chi_mean": {"Description": "Mean susceptibility", "Units": "ppm"},
+    "chi_sd": {"Description": "Standard deviation of the susceptibility among the voxels", "Units": "ppm"},
+    "chi_median": {"Description": "Median susceptibility", "Units": "ppm"},
+    "r2star_mean": {"Description": "Mean decay rate R2*", "Units": "1/s"},
+    "r2star_sd": {"Description": "Standard deviation of R2* among the voxels", "Units": "1/s"},
+    "r2star_median": {"Description": "Median R2*", "Units": "1/s"},
+}
+"""Of a table of region values; what was not measured is n/a."""
 
 TISSUES: dict[int, str] = {
     1: "grey matter",
@@ -33,7 +51,7 @@ def region_rows(
     mask: Mask,
     voxel_size: Triple,
     segmentations: Mapping[str, Segmentation] | None = None,
-) -> list[dict[str, str | int | float]]:
+) -> list[Row]:
     """Mean, SD of a sample (n - 1) and median of maps in the whole mask and in every region's part of it.
 
     Args:
@@ -50,11 +68,11 @@ def region_rows(
         InputError: A segmentation marks nothing in the mask.
     """
 
-    def row(segmentation: str, region: str, inside: Mask) -> dict[str, str | int | float]:
+    def row(segmentation: str, called: str, inside: Mask) -> Row:
         voxels = int(inside.sum())
-        found: dict[str, str | int | float] = {
+        found: Row = {
             "segmentation": segmentation,
-            "region": region,
+            "region": called,
             "voxels": voxels,
             "volume_mm3": voxels * math.prod(voxel_size),
         }
@@ -70,15 +88,72 @@ def region_rows(
         before = len(rows)
         present = set(torch.unique(segmentation.labels[mask]).tolist()) - {0}
         numbers: dict[str, list[int]] = {}
-        for number, region in segmentation.names.items():
+        for number, called in segmentation.names.items():
             if number in present:
-                numbers.setdefault(region, []).append(number)
-        for region, own in numbers.items():
+                numbers.setdefault(called, []).append(number)
+        for called, own in numbers.items():
             inside = torch.isin(segmentation.labels, segmentation.labels.new_tensor(own)) & mask
-            rows.append(row(name, region, inside))
+            rows.append(row(name, called, inside))
         if len(rows) == before:
             raise InputError(f"the segmentation {name} marks nothing inside the mask")
     return rows
+
+
+def rows_of(maps: Maps, voxel_size: Triple) -> list[Row]:
+    """`region_rows` of chi and R2* in a run's segmentation."""
+    volumes = {"chi": maps.chi} | ({} if maps.r2star is None else {"r2star": maps.r2star})
+    found = {} if maps.segmentation is None else {maps.segmentation.scheme: maps.segmentation}
+    return region_rows(volumes, maps.mask, voxel_size, found)
+
+
+def as_table(rows: Sequence[Row]) -> str:
+    """Rows with a head of `COLUMNS`, apart by tabs."""
+    lines = ["\t".join(_cell(row.get(column, "")) for column in COLUMNS) for row in rows]
+    return "\n".join(["\t".join(COLUMNS), *lines]) + "\n"
+
+
+def _cell(value: str | int | float) -> str:
+    if isinstance(value, str):
+        return value or "n/a"
+    # to 1e-6: a mean that the reference makes zero is zero, and no outlier for its rounding
+    return f"{round(value, 6) + 0.0:.8g}" if math.isfinite(value) else "n/a"
+
+
+def referred(chi: Volume, mask: Mask, inside: Mask, name: str, voxel_size: Triple) -> tuple[Volume, Reference]:
+    """chi with its mean over a region made zero.
+
+    Args:
+        chi: [ppm], shape (x, y, z).
+        mask: Where it is valid; elsewhere it stays as it is.
+        inside: The region.
+        name: Of the region.
+        voxel_size: [mm].
+
+    Raises:
+        InputError: chi is valid nowhere in the region.
+    """
+    values = chi[mask & inside].double()
+    voxels = values.numel()
+    if not voxels:
+        raise InputError(
+            f"chi was to be relative to {name}, of which there is no voxel in the mask in which it is valid"
+        )
+    mean, sd = float(values.mean()), float(values.std(correction=min(voxels - 1, 1)))
+    reference = Reference(name, voxels, voxels * math.prod(voxel_size) / 1000, mean, sd)
+    return torch.where(mask, chi - mean, chi), reference
+
+
+def region_called(name: str, segmentation: Segmentation) -> Mask:
+    """Voxels of a region, whatever its side, by the name that the segmentation or anybody else gives it.
+
+    Raises:
+        InputError: The segmentation knows no such region.
+    """
+    wanted = canonical(name)
+    known = sorted({canonical(own) for number, own in segmentation.names.items() if number})
+    if wanted not in known:
+        raise InputError(f"no region is called {name!r}; the segmentation has {', '.join(known)}")
+    return region(segmentation, {wanted})
 
 
 def identify_bids(values: Tensor, table: Mapping[int, str] | None, source: str) -> Segmentation:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from chimap.arrays import Echoes, Mask, Shape, Triple, Volume
 from chimap.errors import InputError
+from chimap.segmentation import Segmentation
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Scan:
         b0_direction: Unit vector of B0 in voxel axes.
         affine: Voxel index to scanner coordinates [mm], 4 x 4; results are written with it.
         mask: The user's brain mask, shape (x, y, z), or None.
+        segmentation: The user's regions, on the same grid, or None.
         phase_difference: The phase is that of one echo minus that of another, so it holds no offset of the coils.
         notes: What was read and converted on the way in, one sentence each.
         warnings: What was assumed without being stated by the input, one sentence each.
@@ -39,6 +41,7 @@ class Scan:
     b0_direction: Triple = (0.0, 0.0, 1.0)
     affine: np.ndarray = field(default_factory=lambda: np.eye(4))
     mask: Tensor | None = None
+    segmentation: Segmentation | None = None
     phase_difference: bool = False
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -78,6 +81,11 @@ class Scan:
                 found.append(f"the mask has shape {tuple(self.mask.shape)}, phase {self.shape}: they must be equal")
             elif not self.mask.any():
                 found.append("the mask is empty")
+        if self.segmentation is not None and tuple(self.segmentation.labels.shape) != self.shape:
+            found.append(
+                f"the segmentation has shape {tuple(self.segmentation.labels.shape)}, phase {self.shape}: "
+                "they must be equal"
+            )
         found += _problems_of_echo_times(self.echo_times, self.phase.shape[0])
         if not 0.05 <= self.field_strength <= 25:
             found.append(f"field strength is {self.field_strength:g}, needed tesla, such as 3")
@@ -129,6 +137,33 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """Where chi's mean was made zero. The field does not depend on a constant added to chi.
+
+    Attributes:
+        region: Such as "the valid mask" or "csf in the ventricles".
+        voxels: Of it.
+        volume: [ml].
+        mean: Of chi as the inversion gave it, which was subtracted [ppm].
+        sd: Of chi among the voxels [ppm].
+    """
+
+    region: str
+    voxels: int
+    volume: float
+    mean: float
+    sd: float
+
+    @property
+    def sentence(self) -> str:
+        """For notes, methods sections and records."""
+        return (
+            f"chi is relative to its mean in {self.region} ({self.voxels} voxels, {self.volume:.1f} ml), which was "
+            f"{self.mean:+.4f} ppm after the inversion; its SD there is {self.sd:.4f} ppm"
+        )
+
+
+@dataclass(frozen=True)
 class Maps:
     """What was made of a scan. All volumes (x, y, z); fields and chi in ppm.
 
@@ -141,6 +176,9 @@ class Maps:
         mask: Where `local_field` and `chi` are valid; never larger than `brain_mask`.
         unwrapped_phase: [rad], (echo, x, y, z).
         r2star: Decay rate R2* [1/s] in `brain_mask`, zero outside; None for one echo or without magnitude.
+        segmentation: The user's regions, or those that a network found; None where there are none.
+        reference: Where chi's mean was made zero; None where chi is as the inversion gives it.
+        swi: Susceptibility-weighted images by name, where they were asked for: see `chimap.swi`.
         seconds: Time taken by each stage, in order.
         notes: What each stage did, one sentence each.
         warnings: What a reader should doubt, one sentence each.
@@ -156,6 +194,9 @@ class Maps:
     mask: Mask
     unwrapped_phase: Echoes | None = None
     r2star: Volume | None = None
+    segmentation: Segmentation | None = None
+    reference: Reference | None = None
+    swi: Mapping[str, Volume] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -150,6 +150,9 @@ The ventral diencephalon belongs to no group: FreeSurfer's holds the red nucleus
 BLOOD = frozenset({"blood", "venous sinus"})
 """Veins. FreeSurfer's "vessel" marks spots in the putamen, mostly fluid, and is none."""
 
+VENTRICLES = frozenset({"lateral ventricle"})
+"""Fluid that is used as chi's zero: in the other ventricles and the sulci it shares its voxels with other tissues."""
+
 CALCIFICATION = frozenset({"calcification"})
 HAEMORRHAGE = frozenset({"haemorrhage", "microbleed"})
 

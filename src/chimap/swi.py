@@ -85,6 +85,36 @@ def minimum_intensity_projection(
     return torch.where(torch.isfinite(least), least, 0)
 
 
+def weighted_images(
+    phase: Echoes,
+    magnitude: Echoes,
+    chi: Volume,
+    brain: Mask,
+    mask: Mask,
+    voxel_size: Triple,
+    b0_direction: Triple,
+) -> dict[str, Volume]:
+    """Everything of this kind that one acquisition gives.
+
+    Args:
+        phase: Wrapped [rad], shape (echo, x, y, z).
+        magnitude: Same shape.
+        chi: [ppm], shape (x, y, z).
+        brain: Voxels that count for projections.
+        mask: Where chi is valid.
+        voxel_size: [mm].
+        b0_direction: In voxel axes.
+
+    Returns:
+        {"swi", "swi_mip", "true_swi", "true_swi_mip": (x, y, z) in the magnitude's unit}; those of "mip" are
+        minimum-intensity projections.
+    """
+    found = {"swi": swi(phase, magnitude, voxel_size), "true_swi": true_swi(chi, magnitude, mask)}
+    for name in tuple(found):
+        found[f"{name}_mip"] = minimum_intensity_projection(found[name], brain, voxel_size, b0_direction)
+    return dict(sorted(found.items()))
+
+
 def _hann(like: torch.Tensor, voxel_size: Triple, end: float) -> Volume:
     """A window in k-space, 1 at 0 and 0 from `end` [1/mm] on."""
     square = torch.zeros(like.shape[-3:], device=like.device)

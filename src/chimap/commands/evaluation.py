@@ -16,8 +16,9 @@ from chimap.arrays import Mask, Volume
 from chimap.commands.console import console, keep_freed_memory, print_table, tell
 from chimap.errors import InputError
 from chimap.io import checks, nifti, space
+from chimap.io.labels import names_beside, table_beside
 from chimap.io.output import whole_file
-from chimap.segmentation import Segmentation, identify, names_from_table
+from chimap.segmentation import Segmentation, identify
 
 
 def evaluate(*, chi: Path, truth: Path, mask: Path | None, segmentation: Path | None, output: Path | None) -> None:
@@ -55,7 +56,7 @@ def evaluate(*, chi: Path, truth: Path, mask: Path | None, segmentation: Path | 
             raise InputError(f"{segmentation} marks no region inside the mask")
         console.print(assumed)
     size = space.voxel_size(truth_affine)
-    table = None if segmentation is None else _table_beside(segmentation)
+    table = None if segmentation is None else table_beside(segmentation)
     with whole_file(target) as temporary:  # a place that cannot be written to is refused before anything is measured
         report = regional.report(found, true, inside, regions, size)
         record = {
@@ -98,18 +99,7 @@ def _comparable(
 def _read_segmentation(path: Path, truth: Path, shape: Sequence[int], affine: np.ndarray) -> tuple[Segmentation, str]:
     values, own_affine = nifti.read_volume(path)
     checks.same_grid(str(path), values.shape, own_affine, str(truth), shape, affine)
-    table, names = _table_beside(path), None
-    if table.exists():
-        try:
-            text = table.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{table} cannot be read as text: {error}") from None
-        names = names_from_table(text, str(table))
-    return identify(values, table=names, source=str(path))
-
-
-def _table_beside(path: Path) -> Path:
-    return path.with_name(f"{_stem(path)}.tsv")
+    return identify(values, table=names_beside(path), source=str(path))
 
 
 def _stem(path: Path) -> str:

@@ -14,10 +14,13 @@ from chimap.arrays import Mask, Volume
 from chimap.commands.console import console, keep_freed_memory, print_table, progress, tell
 from chimap.errors import InputError
 from chimap.io import checks, nifti, space
+from chimap.io.labels import with_segmentation
 from chimap.io.output import whole_directory, whole_file
 from chimap.physics import units as unit
 from chimap.plan import Plan
+from chimap.regions import as_table, rows_of
 from chimap.scan import Maps, Scan
+from chimap.segmentation import table_of_names
 
 
 def run(
@@ -27,6 +30,7 @@ def run(
     dicom: Path | None,
     series: Sequence[int],
     mask: Path | None,
+    segmentation: Path | None,
     echo_times: Sequence[float] | None,
     field_strength: float | None,
     b0_direction: Sequence[float] | None,
@@ -53,6 +57,8 @@ def run(
         phase_range=None if phase_range is None else (phase_range[0], phase_range[1]),
         phase_sign=phase_sign,
     )
+    if segmentation is not None:
+        scan = with_segmentation(scan, segmentation)
     tell(scan.warnings)
     export = _dicom_writer(scan, plan, output / "dicom") if write_dicom else None
     maps = reconstruct(scan, plan)
@@ -64,6 +70,8 @@ def run(
     tell(maps.warnings)
     print_seconds(maps)
     console.print(f"Maps: {output}/chi.nii.gz, total_field, local_field, mask\nReport: {output / 'report.html'}")
+    if maps.segmentation is not None:
+        console.print(f"Values by region: {output / 'regions.tsv'}")
     if write_dicom:
         console.print(f"DICOM: {output / 'dicom'}, with the patient's name and number as in {dicom}")
 
@@ -202,8 +210,9 @@ def invert(
 
 
 def reconstruct(scan: Scan, plan: Plan) -> Maps:
+    stages = len(pipeline.STAGES) + plan.regions + plan.swi
     with progress() as begin:
-        return pipeline.reconstruct(scan, plan, on_stage=lambda name: begin(name, len(pipeline.STAGES)))
+        return pipeline.reconstruct(scan, plan, on_stage=lambda name: begin(name, stages))
 
 
 def write_maps(
@@ -228,6 +237,12 @@ def write_maps(
     }
     if maps.r2star is not None:
         volumes["r2star"] = (maps.r2star, "R2* [1/s]")
+    for name, volume in maps.swi.items():
+        volumes[name] = (volume, name.replace("_", " "))
+    if maps.segmentation is not None:
+        volumes["segmentation"] = (maps.segmentation.labels, "regions, named in segmentation.tsv")
+        (folder / "segmentation.tsv").write_text(table_of_names(maps.segmentation.names), encoding="utf-8")
+        (folder / "regions.tsv").write_text(as_table(rows_of(maps, scan.voxel_size)), encoding="utf-8")
     for name, (volume, description) in volumes.items():
         nifti.write_volume(folder / f"{name}.nii.gz", volume, scan.affine, description=description)
     extras = None if comparison is None else {name: f"{value:.4g}" for name, value in comparison.items()}
@@ -244,10 +259,14 @@ def _dicom_writer(scan: Scan, plan: Plan, target: Path) -> Callable[[Path, Maps]
     left = {path.name for path in target.glob("*")} - set(dicom_output.file_names(series))
     if left:
         raise InputError(f"{target} holds {len(left)} files of something else; needed another --output for this DICOM")
-    reference = "relative to its mean in the mask" if plan.reference == "mask" else "without a reference"
-    how = f"{find(plan.inversion, *TO_CHI).label}, {reference}"
-    description = f"Magnetic susceptibility [ppb] by chimap: {how}. The report of the run says more."
-    return lambda folder, maps: dicom_output.write_series(folder, maps.chi, series, description=description)
+    method = find(plan.inversion, *TO_CHI).label
+
+    def write(folder: Path, maps: Maps) -> None:
+        zero = "without a reference" if maps.reference is None else f"relative to {maps.reference.region}"
+        description = f"Magnetic susceptibility [ppb] by chimap: {method}, {zero}. The report of the run says more."
+        dicom_output.write_series(folder, maps.chi, series, description=description)
+
+    return write
 
 
 def print_seconds(maps: Maps) -> None:

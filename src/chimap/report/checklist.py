@@ -40,13 +40,14 @@ def checklist(scan: Scan, maps: Maps, plan: Plan, used: list[UsedMethod]) -> lis
     times = ", ".join(f"{1000 * time:.4g}" for time in scan.echo_times)
     algorithms = "; ".join(f"{row.method.stage}: {row.method.label}{_numbers(row)}" for row in used)
     brain = max(int(maps.brain_mask.sum()), 1)
-    chi = maps.chi[maps.mask].double()
-    if plan.reference == "mask":
-        reference = "ppm, relative to the mean of the whole brain's valid mask, whose mean is therefore 0"
-    else:
-        reference = "ppm, without a reference region, as the inversion gives it"
-    if chi.numel() > 1:
-        reference += f" (SD {float(chi.std()):.4f} ppm)"
+    reference = "ppm, without a reference region, as the inversion gives it"
+    if maps.reference is not None:
+        reference = f"ppm; {maps.reference.sentence}"
+    regions = None
+    if scan.segmentation is not None:
+        regions = f"the user's segmentation ({scan.segmentation.scheme})"
+    elif maps.segmentation is not None:
+        regions = "by chimap's network, which has learned from simulated heads"
     return [
         Item("Scanner: manufacturer, model, software", None),
         Item("Field strength", f"{scan.field_strength:.4g} T"),
@@ -64,7 +65,7 @@ def checklist(scan: Scan, maps: Maps, plan: Plan, used: list[UsedMethod]) -> lis
         Item("Further processing of the map", "none by chimap"),
         Item("Unit and reference", reference),
         Item("Criteria of inclusion and exclusion, artefacts looked for", None),
-        Item("Regions: how they were drawn or segmented", None),
+        Item("Regions: how they were drawn or segmented", regions),
     ]
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from chimap import __version__
 from chimap.methods import TO_CHI, TO_LOCAL_FIELD, Method, Stage, find
@@ -111,11 +111,6 @@ def _used(method: Method, plan: Plan) -> UsedMethod:
     return UsedMethod(method, parameters, changed)
 
 
-def reference_of_chi(plan: Plan) -> Literal["csf", "mask", "none"]:
-    """What chi is relative to: what the method makes zero, or else what the plan says."""
-    return "csf" if find(plan.inversion, *TO_CHI).zero_is_csf else plan.reference
-
-
 def references(used: Sequence[UsedMethod]) -> list[Reference]:
     """Papers of the methods, each once, in the order of the methods."""
     found: list[Reference] = []
@@ -217,13 +212,14 @@ def methods_paragraph(scan: Scan, maps: Maps, plan: Plan) -> str:
             "Background removal and inversion were done twice, first without the voxels of unreliable field; there, "
             "and nowhere else, the result of the second pass was used (Stewart et al. 2022, doi:10.1002/mrm.29048)."
         )
-    reference = reference_of_chi(plan)
-    if reference == "csf":
-        sentences.append("It is given relative to its mean in the cerebrospinal fluid of the ventricles.")
-    elif reference == "mask":
-        sentences.append("It is given relative to its mean in the valid mask.")
-    else:
+    reference = maps.reference
+    if reference is None:
         sentences.append("It is given as the inversion yields it, without a reference region.")
+    else:
+        sentences.append(
+            f"It is given relative to its mean in {reference.region} ({reference.voxels} voxels, "
+            f"{reference.volume:.1f} ml; SD {reference.sd:.4f} ppm, mean before {reference.mean:+.4f} ppm)."
+        )
     return " ".join(sentences)
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -16,8 +17,9 @@ from chimap.plan import Plan
 from chimap.report import figures
 from chimap.report.checklist import checklist
 from chimap.report.figures import Window
-from chimap.report.methods import bibtex, methods_paragraph, methods_used, reference_of_chi, references, shown
+from chimap.report.methods import bibtex, methods_paragraph, methods_used, references, shown
 from chimap.report.provenance import versions, without_folders
+from chimap.report.regions import outlined, region_values, through
 from chimap.report.view import View, view_of
 from chimap.report.viewer import viewer
 from chimap.scan import Maps, Scan
@@ -77,6 +79,7 @@ def write_report(
     whole = view_of(scan.affine, scan.voxel_size, maps.brain_mask)
     close = view_of(scan.affine, scan.voxel_size, maps.brain_mask, margin=_MARGIN)
     looked_through = viewer(scan, maps, close, CHI_WINDOW)
+    sorting = files("chimap.report").joinpath("sorting.js").read_text(encoding="utf-8")
     template = Environment(
         loader=PackageLoader("chimap.report", "."),
         autoescape=True,
@@ -89,19 +92,23 @@ def write_report(
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         warnings=[without_folders(warning, scan) for warning in (*scan.warnings, *maps.warnings)],
         viewer=looked_through,
-        script_hash=_hash(looked_through["script"]),
+        sorting=sorting,
+        script_hashes=[_hash(looked_through["script"]), _hash(sorting)],
         chi_figures=list(_chi_figures(maps, close)),
         histograms=list(_histograms(maps)),
+        regions=region_values(scan, maps),
+        region_figures=list(_region_figures(maps, close)),
+        found_regions=scan.segmentation is None,
         summary=_summary(maps),
         volumes=_volumes(scan, maps),
         extras=dict(extras or {}),
-        stages=[*_input_figures(scan, maps, whole), *_field_figures(scan, maps, close)],
+        stages=[*_input_figures(scan, maps, whole), *_field_figures(scan, maps, close), *_swi_figures(maps, close)],
         planes=_planes(scan, whole),
         acquisition=_acquisition(scan),
         input_notes=[without_folders(note, scan) for note in scan.notes],
         findings=maps.findings,
         stage_notes=[without_folders(note, scan) for note in maps.notes],
-        reference_of_chi=reference_of_chi(plan),
+        reference=maps.reference,
         paragraph=methods_paragraph(scan, maps, plan),
         references=references(used),
         bibtex=bibtex(references(used)),
@@ -220,6 +227,47 @@ def _chi_figures(maps: Maps, view: View) -> Iterator[Figure]:
         f"{_window(CHI_WINDOW)} ppm. Distances are along the slice normal from the axial slice above.",
         _encoded(figures.axial_levels(maps.chi, view, window=CHI_WINDOW, unit="ppm", inside=maps.mask)),
     )
+
+
+def _region_figures(maps: Maps, view: View) -> Iterator[Figure]:
+    regions = [] if maps.segmentation is None else outlined(maps.segmentation, maps.mask)
+    if regions:
+        picture = figures.three_planes(
+            maps.chi,
+            through(view, regions),
+            window=CHI_WINDOW,
+            unit="ppm",
+            inside=maps.mask,
+            outlines=[(inside, colour) for _, inside, colour in regions],
+        )
+        yield Figure(
+            "regions-outlined",
+            "Regions",
+            f"Outlines on the susceptibility, {_window(CHI_WINDOW)} ppm. An outline that misses its nucleus makes its "
+            "value worthless.",
+            _encoded(picture),
+            tuple((name, colour) for name, _, colour in regions),
+        )
+
+
+def _swi_figures(maps: Maps, view: View) -> Iterator[Figure]:
+    titles = {
+        "swi_mip": ("Susceptibility-weighted image", "Magnitude darkened by the high-passed phase"),
+        "true_swi_mip": ("True susceptibility-weighted image", "Magnitude darkened by chi"),
+    }
+    for name, (title, how) in titles.items():
+        if name in maps.swi:
+            volume = maps.swi[name]
+            window = figures.round_window(volume[maps.brain_mask], (1.0, 99.8))
+            yield Figure(
+                name.replace("_", "-"),
+                title,
+                f"{how}; the least of a slab of 10 mm, so that veins are seen in one piece. {_window(window)} in "
+                "arbitrary units: a picture, not a measurement.",
+                _encoded(
+                    figures.axial_levels(volume, view, window=window, unit="a.u.", inside=maps.brain_mask, count=8)
+                ),
+            )
 
 
 def _histograms(maps: Maps) -> Iterator[Figure]:

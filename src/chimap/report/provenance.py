@@ -6,6 +6,7 @@ import math
 import platform
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -14,7 +15,7 @@ from typing import Any
 from chimap import __version__
 from chimap.io.output import whole_file
 from chimap.plan import Plan
-from chimap.report.methods import methods_used, reference_of_chi
+from chimap.report.methods import methods_used
 from chimap.scan import Maps, Scan
 
 
@@ -53,7 +54,8 @@ def provenance(
         "mask_noise_limit": plan.noise_limit_for(own_mask=scan.mask is None),
         "mask_erosion_mm": plan.erosion,
         "two_pass": plan.two_pass,
-        "chi_reference": reference_of_chi(plan),
+        "chi_reference": None if maps.reference is None else asdict(maps.reference),
+        "regions": None if maps.segmentation is None else maps.segmentation.scheme,
         "choice_of_regularisation": plan.choose_regularisation,
         "methods": {
             row.method.stage: {

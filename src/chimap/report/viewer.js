@@ -39,6 +39,7 @@
   function at(layer, index) {
     const [i, j, k] = index.map((n, axis) => Math.min(Math.floor(n / layer.stride), layer.shape[axis] - 1));
     const steps = layer.values[i + layer.shape[0] * (j + layer.shape[1] * k)];
+    if (layer.names[Math.round(steps * layer.level)]) return layer.names[Math.round(steps * layer.level)];
     return steps === about.outside ? "outside its mask" : `${(steps * layer.level).toPrecision(3)} ${layer.unit}`;
   }
 

@@ -4,17 +4,19 @@ import base64
 import gzip
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
+import torch
 
 from chimap.arrays import Mask, Volume
 from chimap.report.figures import Window, percentiles, round_window, symmetric_window
 from chimap.report.view import View
 from chimap.scan import Maps, Scan
+from chimap.segmentation import Segmentation
 
 MOST_VOXELS = 5_000_000
 """Of a volume in full detail; those of a larger grid are shown with every other voxel, or fewer, along each axis."""
@@ -36,6 +38,7 @@ class Layer:
         inside: Everything else is left out.
         coarse: Half the detail is enough.
         levels: Steps within the window.
+        names: What values mean, where they are the numbers of something.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Layer:
     inside: Mask | None = None
     coarse: bool = False
     levels: int = LEVELS
+    names: Mapping[int, str] = field(default_factory=dict)
 
 
 def layers(scan: Scan, maps: Maps, chi_window: Window) -> Iterator[Layer]:
@@ -65,7 +69,24 @@ def layers(scan: Scan, maps: Maps, chi_window: Window) -> Iterator[Layer]:
         high = round_window(maps.r2star[brain], (0.0, 99.0))[1]
         yield Layer("R2*", "1/s", maps.r2star, (0.0, high), brain, coarse=True)
     yield Layer("local field", "ppm", maps.local_field, symmetric_window(maps.local_field[maps.mask]), maps.mask)
+    for name, volume in maps.swi.items():
+        if name.endswith("mip"):
+            window = round_window(volume[brain], (1.0, 99.8))
+            yield Layer(name.replace("_", " "), "a.u.", volume, window, brain, levels=100)
+    if maps.segmentation is not None:
+        yield _numbered(maps.segmentation, maps.mask)
     yield Layer("valid mask", "", maps.mask.float(), (0.0, 1.0), coarse=True)
+
+
+def _numbered(segmentation: Segmentation, mask: Mask) -> Layer:
+    """Regions, numbered from 1 on in the order of their names' numbers."""
+    present = [n for n in sorted(segmentation.names) if n and (segmentation.labels == n).any()]
+    volume = torch.zeros(segmentation.labels.shape)
+    for place, number in enumerate(present, start=1):
+        volume[segmentation.labels == number] = place
+    names = {place: segmentation.names[number] for place, number in enumerate(present, start=1)}
+    high = max(len(present), 1)
+    return Layer("regions", "", volume, (0.0, float(high)), mask & (volume > 0), levels=high, names=names)
 
 
 def viewer(scan: Scan, maps: Maps, view: View, chi_window: Window) -> dict[str, Any]:
@@ -97,6 +118,7 @@ def viewer(scan: Scan, maps: Maps, view: View, chi_window: Window) -> dict[str, 
                 "shape": shape,
                 "stride": stride,
                 "level": level,
+                "names": layer.names,
             }
         )
     about = {
