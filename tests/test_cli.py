@@ -181,7 +181,7 @@ def test_invert_by_every_method(files, tmp_path, simulated, method):
     assert metrics.correlation(load(output), truth.chi, truth.mask) > (0.4 if method in FEW else 0.6)
     record = json.loads((tmp_path / "new" / "chi.json").read_text())
     assert record["method"] == method and record["units"] == "ppm"
-    learned = method in ("uqsm+", "qsmnet", "qsmnet+", "fine")
+    learned = method in ("uqsm+", "xqsm+", "qsmnet", "qsmnet+", "fine")
     assert ("resampled to voxels of 1 x 1 x 1 mm" in record["frame"]) == learned
     np.testing.assert_allclose(record["B0 direction (voxel axes)"], scan.b0_direction, atol=1e-4)
 

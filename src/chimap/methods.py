@@ -350,6 +350,16 @@ METHODS: tuple[Method, ...] = (
         weights="uqsm+",
     ),
     Method(
+        "xqsm+",
+        "inversion",
+        "chimap.inversion.learned:by_network",
+        "Octave convolutions, told B0's direction, that learned from simulated chi: the same in every orientation",
+        "Gao et al. 2021, doi:10.1002/nbm.4461; Gao et al. 2024, doi:10.1016/j.media.2024.103160",
+        ("local field", "mask", "magnitude (optional)"),
+        "4 s",
+        weights="xqsm+",
+    ),
+    Method(
         "qsmnet",
         "inversion",
         "chimap.inversion.learned:by_network",

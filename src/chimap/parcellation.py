@@ -46,6 +46,8 @@ UNIT = 0.1
 """What chi is divided by for the network [ppm]."""
 MARGIN = 4
 """Voxels around the mask that it sees."""
+LEAST_HALF = 48.0
+"""What reaches less far from its middle to a face of its box [mm] is not the whole of an adult's brain."""
 AT_ONCE = 2**19
 """Voxels of the scan that are looked up at a time."""
 
@@ -94,7 +96,9 @@ def segment(
     if magnitude is not None:
         volumes.append(magnitude[:, *box].square().mean(dim=0).sqrt())
     found_chi, *found_magnitude, there = _into(torch.stack(volumes), inside, voxel_size, matrix, low, shape, edge)
-    channels = channels_of(found_magnitude[0][None] if found_magnitude else None, found_chi[None], there[None] > 0.5)
+    there = there > 0.5
+    places = _places(there, edge)
+    channels = channels_of(found_magnitude[0][None] if found_magnitude else None, found_chi[None], there[None], places)
     network = trained.network.to(chi.device)
     with torch.no_grad(), torch.autocast(chi.device.type, torch.bfloat16, enabled=bf16):
         shares = network(channels).float().softmax(dim=1)
@@ -111,9 +115,15 @@ def segment(
     return Segmentation(labels, dict(NAMES), "network")
 
 
-def channels_of(magnitude: Tensor | None, chi: Tensor, mask: Tensor) -> Tensor:
-    """What the network sees, (batch, 2, x, y, z): magnitude over its median in the mask, and chi in `UNIT` relative to
-    its mean there; zero outside. All arguments are (batch, x, y, z); without magnitude its channel is zero.
+def channels_of(magnitude: Tensor | None, chi: Tensor, mask: Tensor, places: Tensor | None) -> Tensor:
+    """What the network sees, (batch, 5, x, y, z): magnitude over its median in the mask, chi in `UNIT` relative to its
+    mean there, and the place in the brain; zero outside.
+
+    Args:
+        magnitude: (batch, x, y, z); None where there is none: its channel is zero then.
+        chi: [ppm], same shape.
+        mask: Same shape.
+        places: From `places_of`; None where they are not known: zero then.
 
     Raises:
         InputError: A mask is empty.
@@ -126,7 +136,26 @@ def channels_of(magnitude: Tensor | None, chi: Tensor, mask: Tensor) -> Tensor:
         seen = [(magnitude / middles.clamp_min(1e-12).reshape(-1, 1, 1, 1)).clamp(0, 4)]
     means = torch.stack([one[inside].mean() for one, inside in zip(chi, mask, strict=True)])
     seen.append(((chi - means.reshape(-1, 1, 1, 1)) / UNIT).clamp(-8, 8))
-    return torch.stack(seen, dim=1) * mask[:, None]
+    where = chi.new_zeros(len(chi), 3, *chi.shape[1:]) if places is None else places
+    return torch.cat([torch.stack(seen, dim=1), where], dim=1) * mask[:, None]
+
+
+def places_of(box: Tensor, shape: Shape, voxel_size: Triple) -> Tensor:
+    """Where each voxel lies in the brain, (batch, 3, x, y, z): from -1 to 1 between the faces of the brain's box.
+
+    Args:
+        box: Middle, from that of the grid, and half size of the box of each brain [mm], (batch, 2, 3).
+        shape: Grid.
+        voxel_size: [mm].
+    """
+    places = []
+    for axis, (n, size) in enumerate(zip(shape, voxel_size, strict=True)):
+        at = (torch.arange(n, device=box.device) - (n - 1) / 2) * size
+        share = (at - box[:, 0, axis, None]) / box[:, 1, axis, None]
+        view = [len(box), 1, 1, 1]
+        view[axis + 1] = n
+        places.append(share.clamp(-1.5, 1.5).reshape(view).expand(len(box), *shape))
+    return torch.stack(places, dim=1)
 
 
 def classes_of(labels: Tensor) -> Tensor:
@@ -135,6 +164,22 @@ def classes_of(labels: Tensor) -> Tensor:
     for index, tissues in enumerate(REGIONS.values(), start=1):
         table[[TISSUES[tissue].label for tissue in tissues]] = index
     return table[labels.long()]
+
+
+def _places(mask: Mask, edge: float) -> Tensor | None:
+    """`places_of` a brain's mask in the network's frame; None for a slab, whose box is not the brain's."""
+    middle, half = [], []
+    for axis, n in enumerate(mask.shape):
+        (inside,) = mask.any(dim=tuple(other for other in range(3) if other != axis)).nonzero(as_tuple=True)
+        if not len(inside):
+            return None
+        low, high = float(inside[0]) - (n - 1) / 2, float(inside[-1]) - (n - 1) / 2
+        middle.append((low + high) / 2 * edge)
+        half.append((high - low + 1) / 2 * edge)
+    if min(half) < LEAST_HALF:
+        return None
+    box = torch.tensor([[middle, half]], device=mask.device)
+    return places_of(box, (mask.shape[0], mask.shape[1], mask.shape[2]), (edge, edge, edge))
 
 
 def _into(

@@ -55,9 +55,9 @@ QSMNET = UNetShape(base=32, convolutions=2, kernel=5, norm=True, up="deconvoluti
 """QSMnet (Yoon et al. 2018, doi:10.1016/j.neuroimage.2018.06.030) and QSMnet+ (Jung et al. 2020,
 doi:10.1016/j.neuroimage.2020.116619)."""
 SEGMENT = UNetShape(
-    inputs=2, base=16, levels=4, convolutions=2, norm=True, up="deconvolution", outputs=15, instance=True
+    inputs=5, base=16, levels=4, convolutions=2, norm=True, up="deconvolution", outputs=15, instance=True
 )
-"""Magnitude and chi in, a score for each region of `parcellation.REGIONS` and for the rest out."""
+"""Magnitude, chi and place in the brain in, a score for each region of `parcellation.REGIONS` and for the rest out."""
 DEEPQSM = UNetShape(base=16, convolutions=2, slope=0.0, up="deconvolution")
 """DeepQSM (Bollmann et al. 2019, doi:10.1016/j.neuroimage.2019.03.060) and SHARQnet (Bollmann et al. 2019,
 doi:10.1016/j.zemedi.2019.01.001), as far as their papers tell: neither was published as code."""

@@ -51,6 +51,7 @@ _NAMES = {
     "dip": "a deep image prior (DIP)",
     "zs-uqsm+": "zero-shot uQSM+",
     "uqsm+": "the network uQSM+",
+    "xqsm+": "the network xQSM+",
     "qsmnet": "the network QSMnet",
     "qsmnet+": "the network QSMnet+",
     "iqsm+": "the network iQSM+",

@@ -32,4 +32,8 @@ def flipped(sample: Sample, generator: torch.Generator) -> Sample:
             volumes[name] = volume.flip([axis - 3 for axis in axes])
     b0 = sample.b0_direction.clone()
     b0[:, axes] *= -1
-    return replace(sample, b0_direction=b0, **volumes)
+    brain = sample.brain
+    if brain is not None:
+        brain = brain.clone()
+        brain[:, 0, axes] *= -1
+    return replace(sample, b0_direction=b0, brain=brain, **volumes)

@@ -20,7 +20,7 @@ from chimap.physics.random_sources import blob_source, simple_shapes
 from chimap.physics.shim import shim_field
 from chimap.physics.units import radians_per_ppm
 from chimap.simulation.acquisition import FieldKernels, field_kernels, fields_of, measure
-from chimap.simulation.anatomy import brain_share, hybrid_values, label_head, literature_values
+from chimap.simulation.anatomy import brain_box, brain_share, hybrid_values, label_head, literature_values
 from chimap.simulation.field_error import field_error
 from chimap.simulation.head import Head, angles_for_b0, rotation_matrix
 from chimap.simulation.labels import LabelMap
@@ -106,6 +106,8 @@ class Sample:
         voxel_size: [mm], (*batch, 3).
         radians_per_ppm: Of the phase, (*batch,).
         labels: Tissue that fills most of each voxel, numbers of `tissues.TISSUES`; None where there is no head.
+        brain: Middle and half size of the whole brain's box [mm], from the grid's middle and along its axes,
+            (*batch, 2, 3); None where there is no head.
     """
 
     chi: Tensor
@@ -120,6 +122,7 @@ class Sample:
     voxel_size: Tensor
     radians_per_ppm: Tensor
     labels: Tensor | None = None
+    brain: Tensor | None = None
 
 
 def draw_batch(label_maps: Sequence[LabelMap], settings: SampleSettings, seeds: Sequence[int]) -> Sample:
@@ -159,7 +162,7 @@ def draw_sample(label_maps: Sequence[LabelMap], settings: SampleSettings, seed: 
     tesla = settings.field_strengths[_choice(len(settings.field_strengths), host)]
     echo_time = _uniform(settings.echo_time, host)
     shape = settings.shape
-    head = _place(label_map, settings, shape, voxel_size, host, seed)
+    head, brain = _place(label_map, settings, shape, voxel_size, host, seed)
     head = _changed(head, settings, host, generator)
 
     kernels = _kernels(shape, voxel_size, str(device))
@@ -197,6 +200,7 @@ def draw_sample(label_maps: Sequence[LabelMap], settings: SampleSettings, seed: 
         voxel_size=torch.tensor(voxel_size, device=device),
         radians_per_ppm=torch.tensor(radians_per_ppm(echo_time, tesla), device=device),
         labels=head.labels,
+        brain=brain.to(device),
     )
 
 
@@ -207,8 +211,8 @@ def _place(
     voxel_size: Triple,
     host: torch.Generator,
     seed: int,
-) -> Head:
-    """A part of a head, turned, deformed and anywhere, that holds enough brain."""
+) -> tuple[Head, Tensor]:
+    """A part of a head, turned, deformed and anywhere, that holds enough brain; and that brain's box."""
     values = (
         hybrid_values(host)
         if float(torch.rand(1, generator=host)) < settings.hybrid
@@ -224,7 +228,7 @@ def _place(
         sides = zip(place, label_map.half_size, scale, strict=True)
         middle = torch.tensor([(2 * share - 1) * settings.reach * half * factor for share, half, factor in sides])
         x, y, z = (-rotation_matrix(head_rotation) @ middle).tolist()
-        placement = {
+        placement: dict[str, Any] = {
             "grid_rotation": grid_rotation,
             "head_rotation": head_rotation,
             "head_shift": (x, y, z),
@@ -235,7 +239,7 @@ def _place(
             continue
         head = label_head(label_map, shape, voxel_size, **placement, bend=settings.bend, values=values, seed=seed)
         if head.mask.any():
-            return head
+            return head, brain_box(label_map, **placement)
     raise InputError(f"{label_map.name}: no place of {shape} voxels holds {100 * settings.least_brain:.0f} % brain")
 
 

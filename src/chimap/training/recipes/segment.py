@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from chimap.inversion.direct import l2_gradient, tikhonov, tkd
 from chimap.networks.unet import SEGMENT
-from chimap.parcellation import REGIONS, channels_of, classes_of
+from chimap.parcellation import REGIONS, channels_of, classes_of, places_of
 from chimap.physics.dipole import DipoleModel
 from chimap.training.samples import Sample, SampleSettings, stacked
 from chimap.training.settings import Settings
@@ -48,6 +48,8 @@ NEEDS_CHI = True
 SIZES = {"segment": {"cpu": _CPU, "gpu": replace(_CPU, batch=4, steps=4000)}}
 UNSEEN = 0.2
 """Probability that the magnitude is missing."""
+LOST = 0.1
+"""Probability that the place in the brain is not known, as in a slab."""
 SMALL = {"red nucleus": 4.0, "substantia nigra": 4.0, "dentate nucleus": 4.0}
 TISSUE = {"white matter": 1.0, "grey matter": 1.0, "cerebellar cortex": 1.0, "cerebellar white matter": 1.0, "csf": 1.0}
 """Weights of voxels in the cross entropy; those of other regions count twice."""
@@ -65,6 +67,7 @@ def loss(
     channels, truth = shown(sample, generator), classes_of(sample.labels)
     if float(torch.rand(1, generator=generator, device=generator.device)) < 0.5:  # left and right
         channels, truth = channels.flip(-3), truth.flip(-3)
+        channels[:, 2] *= -1
         mask = sample.mask.flip(-3)
     else:
         mask = sample.mask
@@ -95,9 +98,23 @@ def shown(sample: Sample, generator: torch.Generator) -> Tensor:
     magnitude, chi = both.unbind(dim=1)
     shift = 0.01 * torch.randn(len(chi), 1, 1, 1, generator=generator, device=device)
     unseen = float(torch.rand(1, generator=generator, device=device)) < UNSEEN
-    channels = channels_of(None if unseen else magnitude, chi, sample.mask)
+    places = None if float(torch.rand(1, generator=generator, device=device)) < LOST else placed(sample, generator)
+    channels = channels_of(None if unseen else magnitude, chi, sample.mask, places)
     channels[:, 1] += sample.mask * shift / 0.1
     return channels
+
+
+def placed(sample: Sample, generator: torch.Generator) -> Tensor:
+    """The place of each voxel in a brain whose box is known to a few mm, as masks differ."""
+    assert sample.brain is not None
+    device, batch = generator.device, len(sample.brain)
+    off = torch.randn(batch, 3, generator=generator, device=device)
+    box = sample.brain.clone()
+    box[:, 0] += 2.5 * off
+    box[:, 1] *= 1 + 0.03 * torch.randn(batch, 3, generator=generator, device=device)
+    x, y, z = sample.chi.shape[1:]
+    a, b, c = sample.voxel_size[0].tolist()
+    return places_of(box, (x, y, z), (a, b, c))
 
 
 def inverted(sample: Sample, generator: torch.Generator) -> Tensor:
