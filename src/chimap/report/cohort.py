@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -29,7 +29,7 @@ class Measure:
         name: What it is.
         unit: As shown.
         factor: From the table's unit to that.
-        digits: After the point.
+        digits: After the point; of volumes, which range from microlitres to litres, those of the smallest.
     """
 
     column: str
@@ -101,7 +101,7 @@ def write_cohort_page(
         ],
         people_without=sorted({name.split("_")[0] for name in failed.keys() - rows.keys()} - people),
         warnings=table.warnings,
-        pages={name for name in {*rows, *failed} if path.with_name(f"{name}.html").exists()},
+        pages={page.stem for page in path.parent.glob("sub-*.html")},
         outliers=_outliers(rows),
         doubts=_doubts(table.members, failed),
         differ=[setting for setting in settings if len(setting[1]) > 1],
@@ -111,7 +111,7 @@ def write_cohort_page(
         spreads=[(region, list(_spreads(region, rows))) for region in regions],
         ages=[(region, found) for region in regions if (found := _against_age(region, rows, ages or {})) is not None],
         regions=regions,
-        values=[(name, _participant(own), [_cell(own.get(region)) for region in regions]) for name, own in rows.items()],
+        values=[(name, _participant(own), [_cell(own.get(one)) for one in regions]) for name, own in rows.items()],
         ages_known=ages or {},
         several=len({segmentation for segmentation, _ in regions} - {"n/a"}) > 1,
         outlier=OUTLIER,
@@ -143,8 +143,9 @@ def _outliers(rows: Rows) -> list[dict[str, Any]]:
             "region": region,
             "measure": measure,
             "value": measure.factor * number(row[measure.column]),
-            "text": _text(measure.factor * number(row[measure.column]), measure),
-            "median": _text(medians[region, measure], measure),
+            "text": _text(measure.factor * number(row[measure.column]), measure, medians[region, measure]),
+            "median": medians[region, measure],
+            "median_text": _text(medians[region, measure], measure, medians[region, measure]),
             "z": number(row[f"{measure.column}_z"]),
             "z_text": shown(number(row[f"{measure.column}_z"]), 1),
         }
@@ -202,10 +203,9 @@ def _flat(settings: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, 
     for key, value in settings.items():
         if isinstance(value, dict):
             yield from _flat(value, "" if key in ("Plan", "Given", "settings") else f"{within}{key}.")
-        elif isinstance(value, bool):
-            yield f"{within}{key}", "yes" if value else "no"
         elif value is not None:
-            yield f"{within}{key}".replace("_", " "), str(value)
+            text = ("yes" if value else "no") if isinstance(value, bool) else str(value)
+            yield f"{within}{key}".replace("_", " "), text
 
 
 def _methods(members: Mapping[str, Member]) -> tuple[str, str] | None:
@@ -226,11 +226,12 @@ def _spreads(region: Region, rows: Rows) -> Iterator[Spread]:
             continue
         values = [point.value for point in points]
         median, usual = statistics.median(values), limits(values)
-        words = f"median {shown(median, measure.digits)}"
+        digits = _digits(measure, median)
+        words = f"median {shown(median, digits)}"
         if usual is not None:
-            words += f", limits {shown(usual[0], measure.digits)} to {shown(usual[1], measure.digits)}"
-        words += f", n = {len(points)}"
-        drawing = strip(points, median, measure.digits)
+            words += f", limits {shown(usual[0], digits)} to {shown(usual[1], digits)}"
+        words += f", n\u00a0=\u00a0{len(points)}"
+        drawing = strip(points, median, digits)
         unnamed = sum(1 for mark in drawing.marks if not mark.label)
         yield Spread(f"{measure.name} [{measure.unit}]", words, drawing, unnamed)
 
@@ -270,8 +271,15 @@ def _cell(row: Mapping[str, str] | None) -> tuple[str, str, str, bool]:
     return repr(value), shown(value, CHI.digits), spread, "chi_mean" in row["outlier"].split(",")
 
 
-def _text(value: float, measure: Measure) -> str:
-    return f"{shown(value, measure.digits)} {measure.unit}"
+def _text(value: float, measure: Measure, median: float) -> str:
+    return f"{shown(value, _digits(measure, median))} {measure.unit}"
+
+
+def _digits(measure: Measure, median: float) -> int:
+    """After the point, for values about as large as their median."""
+    if measure is CHI or abs(median) < 10:
+        return measure.digits
+    return min(measure.digits, 1 if abs(median) < 100 else 0)
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:

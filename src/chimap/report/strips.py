@@ -16,7 +16,7 @@ _LINE = 13  # of a line of labels
 _LINES = 4  # of labels at most
 _LETTER = 6.3  # wide, on the safe side
 _AXIS = 24  # height of ticks and their numbers
-_REACH = 3.0  # limits of usual values, from the median: what is farther out is drawn at the edge
+_REACH = 2.5  # limits of usual values, from the median: what is farther out is drawn at the edge
 SCATTER_HEIGHT = 170
 _LEFT = 46  # room for numbers beside a scatter plot
 
@@ -48,7 +48,7 @@ class Mark:
         x: Of the dot.
         y: Of the dot.
         point: Whose it is.
-        beyond: -1 or 1 where the value lies beyond the axis, to the left or right; else 0.
+        beyond: -1 or 1 where the value lies before or behind the axis and the dot at its end; else 0.
         label: Text, "" where there was no room.
         label_x: Its middle.
         label_y: Its foot.
@@ -58,9 +58,9 @@ class Mark:
     y: float
     point: Point
     beyond: int
-    label: str
-    label_x: float
-    label_y: float
+    label: str = ""
+    label_x: float = 0.0
+    label_y: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -100,11 +100,7 @@ def strip(points: Sequence[Point], median: float, digits: int) -> Drawing:
     """
     values = [point.value for point in points]
     usual = limits(values)
-    low, high = min(values), max(values)
-    if usual is not None:
-        reach = _REACH * (usual[1] - median)
-        low, high = max(min(low, usual[0]), median - reach), min(max(high, usual[1]), median + reach)
-    low, high = _widened(low, high, digits)
+    low, high = _axis(values, usual, digits)
 
     def across(value: float) -> float:
         share = (min(max(value, low), high) - low) / (high - low)
@@ -117,7 +113,7 @@ def strip(points: Sequence[Point], median: float, digits: int) -> Drawing:
         (index for index, point in enumerate(points) if point.odd),
         key=lambda index: -abs(points[index].value - median),
     )
-    beyond = [(point.value > high) - (point.value < low) for point in points]
+    beyond = [_beyond(value, low, high) for value in values]
     texts = [
         f"{points[i].label} {shown(points[i].value, digits)}" if beyond[i] else points[i].label for i in odd
     ]  # what the axis does not say
@@ -126,15 +122,9 @@ def strip(points: Sequence[Point], median: float, digits: int) -> Drawing:
     top = _LINE * used + 4.0
     middle = top + _ROOM / 2
     marks = [
-        Mark(
-            places[i],
-            middle + offsets[i],
-            points[i],
-            beyond[i],
-            "" if place is None else text,
-            0.0 if place is None else place[1],
-            0.0 if place is None else top - 3 - _LINE * place[0],
-        )
+        Mark(places[i], middle + offsets[i], points[i], beyond[i])
+        if place is None
+        else Mark(places[i], middle + offsets[i], points[i], beyond[i], text, place[1], top - 3 - _LINE * place[0])
         for i, text, place in zip(odd, texts, lines, strict=True)
     ]
     dots = "".join(
@@ -164,13 +154,13 @@ class Scatter:
         bottom: The numbers below: place and text.
         side: Those at the left.
         dots: Path of all that are no outliers.
-        marks: The others: place, height and point.
+        marks: The others, without labels; `beyond` is 1 above the axis and -1 below.
     """
 
     bottom: list[tuple[float, str]]
     side: list[tuple[float, str]]
     dots: str
-    marks: list[tuple[float, float, Point]]
+    marks: list[Mark]
 
 
 def scatter(others: Sequence[float], points: Sequence[Point], digits: int) -> Scatter:
@@ -182,21 +172,22 @@ def scatter(others: Sequence[float], points: Sequence[Point], digits: int) -> Sc
         digits: After the point, of values written out.
     """
     left, right = _widened(min(others), max(others), 0)
-    low, high = _widened(min(p.value for p in points), max(p.value for p in points), digits)
+    values = [point.value for point in points]
+    low, high = _axis(values, limits(values), digits)
     foot = SCATTER_HEIGHT - _AXIS
 
     def across(value: float) -> float:
         return _LEFT + (value - left) / (right - left) * (WIDTH - _LEFT - _MARGIN)
 
     def down(value: float) -> float:
-        return foot - (value - low) / (high - low) * (foot - 6)
+        return foot - (min(max(value, low), high) - low) / (high - low) * (foot - 10)
 
     placed = [(across(other), down(point.value), point) for other, point in zip(others, points, strict=True)]
     return Scatter(
         [(across(value), text) for value, text in ticks(left, right, 5)],
         [(down(value), text) for value, text in ticks(low, high, 4)],
         "".join(f"M{x:.1f} {y:.1f}h0" for x, y, point in placed if not point.odd),
-        [place for place in placed if place[2].odd],
+        [Mark(x, y, point, _beyond(point.value, low, high)) for x, y, point in placed if point.odd],
     )
 
 
@@ -216,6 +207,19 @@ def ticks(low: float, high: float, most: int) -> list[tuple[float, str]]:
     return [(number * step, shown(number * step, digits)) for number in range(first, last + 1)]
 
 
+def _axis(values: Sequence[float], usual: tuple[float, float] | None, digits: int) -> tuple[float, float]:
+    """A range that shows all values and limits, unless a few values are so far out that the others would merge."""
+    low, high = min(values), max(values)
+    if usual is not None:
+        median, reach = (usual[0] + usual[1]) / 2, _REACH * (usual[1] - usual[0]) / 2
+        low, high = max(min(low, usual[0]), median - reach), min(max(high, usual[1]), median + reach)
+    return _widened(low, high, digits)
+
+
+def _beyond(value: float, low: float, high: float) -> int:
+    return (value > high) - (value < low)
+
+
 def _widened(low: float, high: float, digits: int) -> tuple[float, float]:
     """A range with some room at its ends, also where all values are equal."""
     room = max(0.04 * (high - low), 10.0**-digits if high - low < 10.0**-digits else 0.0)
@@ -225,10 +229,10 @@ def _widened(low: float, high: float, digits: int) -> tuple[float, float]:
 def _swarm(places: Sequence[float], size: float) -> list[float]:
     """How far each dot stands from the middle so that few overlap: those at one place stand above each other."""
     columns: dict[int, list[int]] = {}
-    for index in sorted(range(len(places)), key=lambda index: places[index]):
-        columns.setdefault(int(places[index] // size), []).append(index)
+    for index, place in enumerate(places):
+        columns.setdefault(int(place // size), []).append(index)
     fullest = max(len(column) for column in columns.values())
-    step = min(size, (_ROOM - size) / max(fullest, 1))
+    step = min(size, (_ROOM - size) / fullest)
     offsets = [0.0] * len(places)
     for column in columns.values():
         for rank, index in enumerate(column):
