@@ -103,6 +103,7 @@ def write_cohort_page(
         warnings=table.warnings,
         pages={page.stem for page in path.parent.glob("sub-*.html")},
         outliers=_outliers(rows),
+        judged=len(rows) >= FEWEST,
         doubts=_doubts(table.members, failed),
         differ=[setting for setting in settings if len(setting[1]) > 1],
         alike=[setting for setting in settings if len(setting[1]) == 1],
@@ -237,10 +238,10 @@ def _spreads(region: Region, rows: Rows) -> Iterator[Spread]:
 
 
 def _against_age(region: Region, rows: Rows, ages: Mapping[str, float]) -> Scatter | None:
-    """chi above age; None where fewer than two people have both."""
+    """chi above age; None where fewer than two people have both, or all have the same chi, as where it is zero."""
     of = {name: _participant(own) for name, own in rows.items()}
     points = [point for point in _points(region, CHI, rows) if of[point.name] in ages]
-    if len({of[point.name] for point in points}) < 2:
+    if len({of[point.name] for point in points}) < 2 or len({point.value for point in points}) < 2:
         return None
     return scatter([ages[of[point.name]] for point in points], points, CHI.digits)
 
