@@ -297,6 +297,24 @@ def test_group_writes_one_table_and_calls_outliers_so(tmp_path, capsys):
     assert bids(tmp_path, tmp_path / "nothing", level="group") == 2
 
 
+def test_group_writes_a_page_that_knows_who_failed(tmp_path):
+    output, dataset = tmp_path / "out", tmp_path / "data"
+    fake_derivatives(output, [0.11, 0.12])
+    for label in ("01", "02", "03", "04"):
+        (dataset / f"sub-{label}" / "anat").mkdir(parents=True)
+    (dataset / "sub-04/anat/sub-04_part-phase_MEGRE.nii.gz").write_text("")
+    (output / "logs").mkdir()
+    lines = ["acquisition\tstatus\tseconds\tsentence", "sub-02\tfailed\t1.0\tno memory", "sub-99\tfailed\t1.0\tgone"]
+    (output / "logs/20250101T000000-1.tsv").write_text("\n".join(lines) + "\n")
+    assert bids(dataset, output, level="group") == 0
+    text = (output / "group.html").read_text()
+    assert "2 people, 2 acquisitions" in text and "2 people without values" in text
+    assert "no memory" in text and "no phase of a gradient echo" in text and "sub-99" not in text
+    assert str(tmp_path) not in text
+    assert bids(dataset, output, "--participant-label", "01", level="group") == 0
+    assert "no memory" not in (output / "group.html").read_text()
+
+
 def test_robust_z_of_few_or_equal_values_is_nothing():
     assert all(np.isnan(group.robust_z([1.0, 2.0, 3.0, 4.0])))
     assert all(np.isnan(group.robust_z([0.0] * 9 + [1.0])))

@@ -169,12 +169,13 @@ def participant(
 
 
 def group(*, dataset: Path, output: Path, subjects: Sequence[str] | None) -> int:
-    """Region values of all derivatives to group_regions.tsv and its data dictionary.
+    """Region values of all derivatives to group_regions.tsv, its data dictionary and a page to look at.
 
     Raises:
         InputError: There are no derivatives, or nothing can be written.
     """
-    from chimap.group import collect
+    from chimap.group import ages, collect, failures
+    from chimap.report.cohort import write_cohort_page
 
     wanted = None if subjects is None else [label.removeprefix("sub-") for label in subjects]
     table = collect(output, wanted)
@@ -185,18 +186,25 @@ def group(*, dataset: Path, output: Path, subjects: Sequence[str] | None) -> int
     with whole_file(output / "group_regions.json") as target:
         write_json(target, table.columns)
     tell(table.warnings)
+    failed = failures(output)
+    if wanted is not None:
+        failed = {name: why for name, why in failed.items() if name.split("_")[0].removeprefix("sub-") in wanted}
     if dataset.is_dir():
-        lacking = [one.name for one in acquisitions(dataset, subjects) if one.name not in table.acquisitions]
+        found = {one.name: one.problem for one in acquisitions(dataset, subjects)}
+        lacking = [name for name in found if name not in table.members]
+        failed = {name: why for name, why in failed.items() if name in found}  # what was taken away is forgotten
+        for name in lacking:
+            failed[name] = _short(found[name] or failed.get(name, "not mapped yet, or not to the end"), dataset)
         if lacking:
             tell([f"{_count(len(lacking), 'acquisition')} of the dataset have no values: {', '.join(lacking)}"])
-    odd = [row for row in table.rows if row["outlier"] != "n/a"]
-    console.print(f"{_count(len(table.acquisitions), 'acquisition')}, {_count(len(table.rows), 'row')}")
-    for row in odd[:20]:
-        who = "_".join(row[key] for key in ("participant_id", "session_id", "acquisition") if row[key] != "n/a")
-        console.print(f"outlier: {who}, {row['region']}: {row['outlier']}")
+    write_cohort_page(output / "group.html", table, failed=failed, ages=ages(dataset))
+    odd = [(name, row) for name, one in table.members.items() for row in one.rows if row["outlier"] != "n/a"]
+    console.print(f"{_count(len(table.members), 'acquisition')}, {_count(len(table.rows), 'row')}")
+    for name, row in odd[:20]:
+        console.print(f"outlier: {name}, {row['region']}: {row['outlier']}")
     if len(odd) > 20:
         console.print(f"… and {len(odd) - 20} more rows: see the column outlier")
-    console.print(f"Table: {output / 'group_regions.tsv'}")
+    console.print(f"Table: {output / 'group_regions.tsv'}\nPage: {output / 'group.html'}")
     return 0
 
 
@@ -320,10 +328,15 @@ def _clear_away(jobs: Iterable[Job]) -> None:
 
 
 def _sentence(problem: Exception, dataset: Path) -> str:
-    text = " ".join(str(problem).split()).replace(f"{dataset}/", "")
+    text = _short(str(problem), dataset)
     if isinstance(problem, InputError | cohort.WorkerLost):
         return text or type(problem).__name__
     return f"{type(problem).__name__}: {text}" if text else type(problem).__name__
+
+
+def _short(text: str, dataset: Path) -> str:
+    """On one line, with files named from the dataset on."""
+    return " ".join(text.split()).replace(f"{dataset}/", "")
 
 
 @contextmanager

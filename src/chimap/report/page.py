@@ -1,7 +1,6 @@
 """The report: one HTML file that needs no other file, for the person who looks at the maps."""
 
 import base64
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from chimap.report.figures import Window
 from chimap.report.methods import bibtex, methods_paragraph, methods_used, references, shown
 from chimap.report.provenance import versions, without_folders
 from chimap.report.regions import outlined, region_values, through
+from chimap.report.template import script_hash, template
 from chimap.report.view import View, view_of
 from chimap.report.viewer import viewer
 from chimap.scan import Maps, Scan
@@ -73,27 +73,18 @@ def write_report(
     Raises:
         InputError: The affine is singular, or the plan names a method that is not in the table.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     used = methods_used(scan, plan)
     whole = view_of(scan.affine, scan.voxel_size, maps.brain_mask)
     close = view_of(scan.affine, scan.voxel_size, maps.brain_mask, margin=_MARGIN)
     looked_through = viewer(scan, maps, close, CHI_WINDOW)
     sorting = files("chimap.report").joinpath("sorting.js").read_text(encoding="utf-8")
-    template = Environment(
-        loader=PackageLoader("chimap.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("page.html.j2")
-    text = template.render(
+    text = template("page.html.j2").render(
         title=title,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         warnings=[without_folders(warning, scan) for warning in (*scan.warnings, *maps.warnings)],
         viewer=looked_through,
         sorting=sorting,
-        script_hashes=[_hash(looked_through["script"]), _hash(sorting)],
+        script_hashes=[script_hash(looked_through["script"]), script_hash(sorting)],
         chi_figures=list(_chi_figures(maps, close)),
         histograms=list(_histograms(maps)),
         regions=region_values(scan, maps),
@@ -371,8 +362,3 @@ def _signed(value: float, digits: int = 4) -> str:
 
 def _encoded(picture: bytes) -> str:
     return base64.b64encode(picture).decode("ascii")
-
-
-def _hash(script: str) -> str:
-    """By which the page's policy lets this script run, and no other."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
