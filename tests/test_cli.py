@@ -27,11 +27,22 @@ def simulated():
     return acquire(head, snr=60.0, seed=3)
 
 
+@pytest.fixture(scope="module")
+def doll():
+    """The same head at half the size: at the 1 mm of the networks an eighth of the voxels."""
+    size = (VOXEL[0] / 2, VOXEL[1] / 2, VOXEL[2] / 2)
+    head = built_in_head((56, 64, 44), size, grid_rotation=(0.5, 0.1, 0.0), head_scale=0.5, seed=3)
+    return acquire(head, snr=60.0, seed=3)
+
+
 @pytest.fixture
 def files(simulated, tmp_path):
     """The acquisition as BIDS files, and its truth."""
+    return as_files(simulated, tmp_path / "input")
+
+
+def as_files(simulated, folder):
     scan, truth = simulated
-    folder = tmp_path / "input"
     folder.mkdir()
     written = write_megre(folder, scan)
     for name, volume in (("mask", truth.mask), ("field", truth.local_field * truth.mask), ("chi", truth.chi)):
@@ -144,6 +155,54 @@ def test_medi_gets_its_rate_and_medi_zero_its_fluid(files, tmp_path, simulated, 
     assert "milliseconds" in capsys.readouterr().err
 
 
+def test_regions_references_and_weighted_images_of_a_run(files, tmp_path, simulated, capsys):
+    """The user's segmentation on another grid, named by its table; chi relative to one of its regions."""
+    folder, written = files
+    scan, truth = simulated
+    pallidum, white = truth.chi > 0.08, (truth.chi < -0.02) & truth.mask
+    labels = torch.zeros(truth.chi.shape).masked_fill(pallidum, 4).masked_fill(white, 2)
+    file = folder / "own_seg.nii.gz"
+    coarse = scan.affine @ np.diag([2, 2, 2, 1])
+    coarse[:3, 3] += scan.affine[:3, :3].sum(axis=1) / 2
+    write_volume(file, labels[::2, ::2, ::2], coarse, description="labels")
+    (folder / "own_seg.tsv").write_text("index\tname\n2\tWhite Matter\n4\tiron\n")
+    output = tmp_path / "output"
+    run = [*run_arguments(written, output), "--mask", str(folder / "mask.nii.gz"), "--plan", "quick"]
+    assert main([*run, "--segmentation", str(file), "--reference", "left wm", "--swi"]) == 0
+    assert "regions.tsv" in capsys.readouterr().out
+    chi, mask = load(output / "chi.nii.gz"), load(output / "mask.nii.gz") > 0
+    found = load(output / "segmentation.nii.gz")
+    assert found.shape == chi.shape and set(found.unique().tolist()) == {0, 2, 4}
+    assert abs(float(chi[mask & (found == 2)].mean())) < 1e-6
+    header, *rows = [line.split("\t") for line in (output / "regions.tsv").read_text().splitlines()]
+    values = {row[1]: dict(zip(header, row, strict=True)) for row in rows}
+    assert list(values) == ["whole mask", "White Matter", "iron"]
+    assert float(values["iron"]["chi_mean"]) == pytest.approx(float(chi[mask & (found == 4)].mean()), abs=1e-5)
+    assert float(values["White Matter"]["chi_mean"]) == 0 and float(values["iron"]["r2star_mean"]) > 15
+    reference = json.loads((output / "provenance.json").read_text())["chi_reference"]
+    assert reference["region"] == "white matter" and reference["sd"] > 0
+    assert reference["voxels"] == int(values["White Matter"]["voxels"])
+    report = (output / "report.html").read_text()
+    assert "relative to its mean in white matter" in report and "another grid" in report
+    weighted, least = load(output / "swi.nii.gz"), load(output / "swi_mip.nii.gz")
+    assert (least[truth.mask] <= weighted[truth.mask] + 1e-4).all() and (output / "true_swi_mip.nii.gz").exists()
+
+    assert main([*run, "--segmentation", str(file), "--reference", "putamen"]) == 2
+    assert "the segmentation has iron, white matter" in capsys.readouterr().err
+
+
+def test_what_a_reference_or_a_weighted_image_lacks_is_said_before_work_begins(files, tmp_path, capsys):
+    written, output = files[1], tmp_path / "output"
+    one = ["run", "--phase", str(written.phase[0]), "--output", str(output)]
+    for extra, said in (
+        (["--reference", "csf"], "the magnitude of two echoes or more"),
+        (["--reference", "hippo"], "no region is called 'hippo'"),
+        (["--swi"], "made of the magnitude, and there is none"),
+    ):
+        assert main([*one, *extra]) == 2
+        assert said in capsys.readouterr().err and not output.exists()
+
+
 @pytest.mark.parametrize("method", ["medi", "medi+0"])
 def test_run_with_the_magnitude_in_the_inversion(files, tmp_path, simulated, method):
     folder, written = files
@@ -156,14 +215,18 @@ def test_run_with_the_magnitude_in_the_inversion(files, tmp_path, simulated, met
     assert record["methods"]["inversion"]["parameters"]["radians_per_ppm"] == "that of the scan"
     assert record["methods"]["inversion"]["changed_from_default"] == {}
     assert any("a field of 1 ppm is a phase of" in note for note in record["notes"])
-    assert record["chi_reference"] == ("csf" if method == "medi+0" else "mask")
-    assert ("fluid of the ventricles was set to zero" in report) == (method == "medi+0")
-    assert ("its mean in the cerebrospinal fluid of the ventricles" in report) == (method == "medi+0")
+    assert ("cerebrospinal fluid" in record["chi_reference"]["region"]) == (method == "medi+0")
+    assert ("Here the mean of chi in the cerebrospinal fluid" in report) == (method == "medi+0")
+    assert ("relative to its mean in the cerebrospinal fluid" in report) == (method == "medi+0")
+
+
+LEARNED = ("uqsm+", "xqsm+", "qsmnet", "qsmnet+", "fine")
 
 
 @pytest.mark.parametrize("method", methods.names("inversion"))
-def test_invert_by_every_method(files, tmp_path, simulated, method):
-    folder, _ = files
+def test_invert_by_every_method(tmp_path, simulated, doll, method):
+    simulated = doll if method in LEARNED else simulated
+    folder, _ = as_files(simulated, tmp_path / "input")
     output = tmp_path / "new" / "chi.nii.gz"
     arguments = [
         "invert",
@@ -181,8 +244,7 @@ def test_invert_by_every_method(files, tmp_path, simulated, method):
     assert metrics.correlation(load(output), truth.chi, truth.mask) > (0.4 if method in FEW else 0.6)
     record = json.loads((tmp_path / "new" / "chi.json").read_text())
     assert record["method"] == method and record["units"] == "ppm"
-    learned = method in ("uqsm+", "xqsm+", "qsmnet", "qsmnet+", "fine")
-    assert ("resampled to voxels of 1 x 1 x 1 mm" in record["frame"]) == learned
+    assert ("resampled to voxels of 1 x 1 x 1 mm" in record["frame"]) == (method in LEARNED)
     np.testing.assert_allclose(record["B0 direction (voxel axes)"], scan.b0_direction, atol=1e-4)
 
 

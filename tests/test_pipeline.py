@@ -237,8 +237,8 @@ def test_medi_zero_refers_chi_to_fluid(simulated):
     maps = reconstruct(scan, Plan(inversion="medi+0"))
     fluid = ventricles(maps.r2star, maps.brain_mask, scan.voxel_size) & maps.mask
     assert abs(float(maps.chi[fluid].mean())) < 1e-6
-    assert any("relative to cerebrospinal fluid" in note for note in maps.notes)
-    assert not any("relative to its mean" in note for note in maps.notes)
+    assert any("relative to its mean in the cerebrospinal fluid" in note for note in maps.notes)
+    assert not any("relative to its mean in the mask" in note for note in maps.notes)
     assert not any("does not depend on it" in note for note in maps.notes)
     off = (maps.chi - truth.chi)[maps.mask].mean() + truth.chi[fluid].mean()
     assert abs(float(off)) < 0.3 * float(truth.chi[maps.mask].std())

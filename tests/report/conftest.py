@@ -8,7 +8,7 @@ import torch
 
 from chimap.physics.units import radians_per_ppm
 from chimap.plan import Plan
-from chimap.scan import Maps, Scan
+from chimap.scan import Maps, Reference, Scan
 
 SHAPE = (33, 40, 27)
 VOXEL = (2.0, 2.0, 3.0)
@@ -61,6 +61,7 @@ def maps() -> Maps:
         mask=valid,
         unwrapped_phase=torch.stack([field * radians_per_ppm(time, 3.0) for time in (0.005, 0.010, 0.0175)]),
         r2star=brain * (15 + 10 * noise),
+        reference=Reference("the mask in which it is valid", int(valid.sum()), 87.0, 0.0012, 0.0345),
         seconds={"mask": 0.5, "inversion": 1.25},
         notes=("The mask was made from magnitude and phase quality.",),
     )

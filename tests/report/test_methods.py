@@ -41,8 +41,9 @@ def test_the_paragraph_states_acquisition_changes_and_reference(scan, maps, plan
     assert "3-echo" in text and "5, 10 and 17.5 ms" in text and "3 T" in text and "2 x 2 x 3 mm" in text
     assert "regularisation 0.0007, default" in text
     assert f"{100 * float(maps.mask.sum() / maps.brain_mask.sum()):.1f} % of the brain mask" in text
-    assert "relative to its mean" in text
-    assert "relative to its mean" not in methods_paragraph(scan, maps, replace(plan, reference="none"))
+    assert "relative to its mean in the mask in which it is valid" in text and "SD 0.0345 ppm" in text
+    without = methods_paragraph(scan, replace(maps, reference=None), plan)
+    assert "relative to its mean" not in without and "without a reference region" in without
 
 
 def test_the_users_mask_is_called_the_users(scan, maps, plan):

@@ -66,7 +66,8 @@ def test_nothing_is_loaded_from_elsewhere(drawn):
         words == "" or re.fullmatch(r' type="(text/plain|application/json)" id="[a-z0-9-]+"', words)
         for words in scripts
     )
-    assert scripts.count("") == 1  # and only this one may run: the policy names its hash
+    assert scripts.count("") == 2  # and only these may run: the policy names their hashes
+    assert text.split("</head>")[0].count("'sha256-") == 2
     assert not re.search(r"@import|url\(|<iframe|<object|srcset", text)
 
 
