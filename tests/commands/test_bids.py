@@ -8,15 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import psutil
 import pytest
 
-from chimap import group, participant
+from chimap import group, participant, pipeline
 from chimap.cli import main
 from chimap.io.nifti import read_scan
+from chimap.segmentation import Segmentation
 
 SMALL = ["--shape", "36", "44", "32", "--voxel-size", "5", "5", "5.5", "--echo-times", "0.006", "0.014"]
 PLAN = ["--plan", "quick"]
@@ -65,7 +67,7 @@ def content(folder):
 
 
 def table(path):
-    with path.open() as stream:
+    with open(path) as stream:
         return list(csv.DictReader(stream, delimiter="\t"))
 
 
@@ -83,7 +85,7 @@ def test_maps_masks_fields_and_their_json(dataset, tmp_path, no_report):
         beside = json.loads((folder / f"sub-02_{name}.json").read_text())
         assert beside["Description"] and "bids:raw:sub-02/anat/sub-02_echo-2_part-mag_MEGRE.nii.gz" in beside["Sources"]
     chi = json.loads((folder / "sub-02_Chimap.json").read_text())
-    assert chi["Units"] == "ppm" and chi["Reference"] == "mean of the valid mask"
+    assert chi["Units"] == "ppm" and "its mean in the mask in which it is valid" in chi["Reference"]
     assert chi["EstimationAlgorithm"] == "tkd" and "thresholded k-space division" in chi["Methods"]
     assert chi["EchoTime"] == [0.006, 0.014] and chi["MagneticFieldStrength"] == 3.0
     assert str(tmp_path) not in json.dumps(chi)
@@ -230,6 +232,56 @@ def test_masks_of_another_program(dataset, tmp_path, no_report):
     assert (tmp_path / "again/sub-01/anat/sub-01_Chimap.json").exists()
 
 
+def test_chi_relative_to_a_region_and_weighted_images(dataset, tmp_path, no_report, capsys):
+    truth, output = dataset / "derivatives" / "truth", tmp_path / "out"
+    options = ["--participant-label", "01", "--segmentations", truth, "--reference", "white matter", "--swi"]
+    assert bids(dataset, output, *options) == 0
+    stem = str(output / "sub-01/anat/sub-01")
+    rows = {row["region"]: row for row in table(f"{stem}_regions.tsv")}
+    assert float(rows["white matter"]["chi_mean"]) == 0 and float(rows["whole mask"]["chi_mean"]) != 0
+    about = json.loads(Path(f"{stem}_Chimap.json").read_text())
+    assert "relative to its mean in white matter" in about["Reference"] and "SD" in about["Reference"]
+    for name in ("swi", "minIP", "desc-true_swi", "desc-true_minIP"):
+        assert nib.nifti1.load(f"{stem}_{name}.nii.gz").get_fdata().max() > 0
+    capsys.readouterr()
+    assert bids(dataset, output, *options) == 0
+    assert "1 done before" in capsys.readouterr().out
+    labels = truth / "sub-01/anat/sub-01_dseg.nii.gz"
+    image = nib.nifti1.load(labels)
+    values = np.asarray(image.dataobj).copy()
+    values[: values.shape[0] // 2][values[: values.shape[0] // 2] == 8] = 9  # half of the white matter is no longer
+    nib.nifti1.Nifti1Image(values, image.affine).to_filename(labels)
+    assert bids(dataset, output, *options) == 0  # the map itself depends on the segmentation: it is made again
+    again = {row["region"]: row for row in table(f"{stem}_regions.tsv")}
+    assert float(again["white matter"]["chi_mean"]) == 0
+    assert again["whole mask"]["chi_mean"] != rows["whole mask"]["chi_mean"]
+
+
+def test_regions_that_were_found_stand_beside_the_map(dataset, tmp_path, no_report, monkeypatch):
+    def halves(magnitude, chi, mask, voxel_size, affine):
+        labels = mask.long()
+        labels[: len(labels) // 2] *= 2
+        return Segmentation(labels, {1: "one half", 2: "other half"}, "network")
+
+    monkeypatch.setattr(pipeline, "segment", halves)
+    output = tmp_path / "out"
+    assert bids(dataset, output, "--participant-label", "01", "--regions") == 0
+    stem = str(output / "sub-01/anat/sub-01")
+    assert [(row["segmentation"], row["region"]) for row in table(f"{stem}_regions.tsv")] == [
+        ("n/a", "whole mask"),
+        ("network", "one half"),
+        ("network", "other half"),
+    ]
+    assert set(np.unique(np.asarray(nib.nifti1.load(f"{stem}_desc-network_dseg.nii.gz").dataobj))) == {0, 1, 2}
+    assert "other half" in Path(f"{stem}_desc-network_dseg.tsv").read_text()
+    assert bids(dataset, output, level="group") == 0
+    assert {row["region"] for row in table(next(output.glob("group*.tsv")))} == {
+        "whole mask",
+        "one half",
+        "other half",
+    }
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -333,6 +385,7 @@ def test_group_needs_no_torch(tmp_path):
 def test_workers_killed_and_the_whole_call_killed(dataset, tmp_path):
     """On a real local cluster: the workers die when the first subject is finished, later the call itself."""
     add_subject(dataset, "03")
+    add_subject(dataset, "04")
     output = tmp_path / "out"
     command = [sys.executable, "-m", "chimap.cli", "bids", str(dataset), str(output), "participant", *PLAN]
     command += ["--workers", "2", "--threads", "1"]
@@ -352,7 +405,7 @@ def test_workers_killed_and_the_whole_call_killed(dataset, tmp_path):
     second = done()
     call.send_signal(signal.SIGKILL)
     call.communicate()
-    assert 1 <= len(first) < 3 and len(second) == 2
+    assert 1 <= len(first) < 3 and 2 <= len(second) < 4  # two may end at the same moment
     assert all(second[path] == when for path, when in first.items())
     for path in second:  # what is called done is whole
         assert np.isfinite(nib.nifti1.load(path.with_name(path.name.replace(".json", ".nii.gz"))).get_fdata()).all()
@@ -361,7 +414,7 @@ def test_workers_killed_and_the_whole_call_killed(dataset, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "0 failed" in result.stdout
     last = done()
-    assert len(last) == 3 and all(last[path] == when for path, when in second.items())
+    assert len(last) == 4 and all(last[path] == when for path, when in second.items())
     assert not list(output.rglob(".*"))
 
 
