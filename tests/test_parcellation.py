@@ -11,7 +11,7 @@ from chimap import parcellation, pipeline
 from chimap.errors import InputError
 from chimap.io.nifti import read_volume, write_volume
 from chimap.networks.weights import FOLDER, Trained
-from chimap.parcellation import NAMES, REGIONS, channels_of, classes_of, segment
+from chimap.parcellation import NAMES, REGIONS, channels_of, classes_of, places_of, segment
 from chimap.regions import region_rows
 from chimap.segmentation import identify, names_from_table, region, table_of_names
 from chimap.simulation.acquisition import acquire
@@ -95,13 +95,34 @@ def test_channels_do_not_depend_on_units_or_reference():
     generator = torch.Generator().manual_seed(0)
     magnitude, chi = torch.rand(2, 1, 6, 7, 8, generator=generator).unbind()
     mask = torch.rand(1, 6, 7, 8, generator=generator) > 0.3
-    expected = channels_of(magnitude, chi, mask)
-    torch.testing.assert_close(channels_of(700 * magnitude, chi + 0.3, mask), expected)
+    places = places_of(torch.tensor([[[0.5, 0, 0], [3.0, 3.5, 4.0]]]), (6, 7, 8), (1.0, 1.0, 1.0))
+    expected = channels_of(magnitude, chi, mask, places)
+    torch.testing.assert_close(channels_of(700 * magnitude, chi + 0.3, mask, places), expected)
     assert not expected[:, :, ~mask[0]].any()
-    unseen = channels_of(None, chi, mask)
-    assert not unseen[:, 0].any() and torch.equal(unseen[:, 1], expected[:, 1])
+    unseen = channels_of(None, chi, mask, None)
+    assert not unseen[:, 0].any() and torch.equal(unseen[:, 1], expected[:, 1]) and not unseen[:, 2:].any()
     with pytest.raises(InputError, match="empty"):
-        channels_of(None, chi, mask & False)
+        channels_of(None, chi, mask & False, None)
+
+
+def test_places_run_from_one_face_of_the_brain_to_the_other():
+    box = torch.tensor([[[2.0, -1.0, 0.0], [10.0, 20.0, 30.0]]])
+    places = places_of(box, (41, 41, 41), (0.5, 1.0, 2.0))[0]
+    x, y, z = places
+    assert float(x[24, 0, 0]) == pytest.approx(0.0) and float(x[40, 5, 5]) == pytest.approx(0.8)
+    assert float(y[0, 39, 0]) == pytest.approx(1.0) and float(z[3, 3, 20]) == pytest.approx(0.0)
+    assert places.abs().max() <= 1.5
+
+
+def test_places_are_known_for_whole_brains_only():
+    mask = torch.zeros(80, 80, 80, dtype=torch.bool)
+    mask[10:70, 6:76, 14:60] = True
+    places = parcellation._places(mask, 2.0)
+    assert places is None  # 46 planes of 2 mm are a slab
+    mask[10:70, 6:76, 4:60] = True
+    places = parcellation._places(mask, 2.0)
+    inside = places[0][:, mask]
+    assert inside.amax() == pytest.approx(1, abs=0.03) and inside.amin() == pytest.approx(-1, abs=0.03)
 
 
 def test_classes_and_numbers_are_one_vocabulary():

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from chimap.errors import InputError as InputError
     from chimap.io.dicom import read_scan as read_dicom
+    from chimap.io.labels import with_segmentation as with_segmentation
     from chimap.io.nifti import read_scan as read_scan
     from chimap.io.nifti import write_volume as write_volume
     from chimap.physics.dipole import DipoleModel as DipoleModel
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from chimap.pipeline import reconstruct as reconstruct
     from chimap.plan import Plan as Plan
     from chimap.plan import plan_named as plan_named
+    from chimap.regions import rows_of as region_values
     from chimap.scan import Maps as Maps
     from chimap.scan import Scan as Scan
 
@@ -38,6 +40,8 @@ _HOME = {
     "read_dicom": "chimap.io.dicom:read_scan",
     "read_scan": "chimap.io.nifti:read_scan",
     "reconstruct": "chimap.pipeline:reconstruct",
+    "region_values": "chimap.regions:rows_of",
+    "with_segmentation": "chimap.io.labels:with_segmentation",
     "write_volume": "chimap.io.nifti:write_volume",
 }
 
@@ -52,6 +56,8 @@ __all__ = [
     "read_dicom",
     "read_scan",
     "reconstruct",
+    "region_values",
+    "with_segmentation",
     "write_volume",
 ]
 

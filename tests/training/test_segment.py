@@ -50,6 +50,28 @@ def test_samples_stay_near_the_middle_if_asked(label_map):
         assert int(sample.labels[16, 14, 18]) == TISSUES["thalamus"].label
 
 
+def test_the_brains_box_is_where_the_brain_is(label_map):
+    """Of a grid that holds all of it: the ball reaches 72 mm from its middle, more or less what scale and bend do."""
+    wide = replace(SETTINGS, shape=(64, 64, 64), least_brain=0.05, bend=0.0, reach=0.2)
+    batch = draw_batch([label_map], wide, [1, 2])
+    for mask, (middle, half) in zip(batch.mask, batch.brain, strict=True):
+        at = (mask.nonzero() - 31.5) * 4
+        low, high = at.amin(dim=0), at.amax(dim=0)
+        torch.testing.assert_close(middle, (low + high) / 2, atol=4, rtol=0)
+        torch.testing.assert_close(half, (high - low) / 2, atol=6, rtol=0)
+    turned = flipped(batch, torch.Generator().manual_seed(1))
+    assert (turned.brain[:, 0].abs() == batch.brain[:, 0].abs()).all()
+
+
+def test_place_is_lost_now_and_then_and_never_far_off(label_map):
+    batch = draw_batch([label_map], SETTINGS, [2])
+    seen = [shown(batch, torch.Generator().manual_seed(seed))[:, 2:] for seed in range(40)]
+    known = [one for one in seen if one.any()]
+    assert 30 <= len(known) < 40
+    spread = torch.stack([one[0, 0][batch.mask[0]].mean() for one in known])
+    assert 0.005 < float(spread.std()) < 0.1
+
+
 def test_the_network_is_shown_an_inversion_not_the_truth(label_map):
     batch = draw_batch([label_map], replace(SETTINGS, field_error=(0.0, 0.0), snr=(1e5, 1e5)), [2])
     inside = batch.mask[0]

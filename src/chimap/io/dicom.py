@@ -39,10 +39,10 @@ ANGLE = Scale(0.0, TURN, "Phase is the angle of the real and imaginary parts.")
 
 
 def read_scan(
-    folder: Path,
+    folder: Path | str,
     *,
     series: Sequence[int] = (),
-    mask: Path | None = None,
+    mask: Path | str | None = None,
     echo_times: Sequence[float] | None = None,
     field_strength: float | None = None,
     b0_direction: Triple | None = None,
@@ -67,6 +67,7 @@ def read_scan(
         InputError: No phase or more than one candidate, slices missing, or a conversion that contradicts the
             headers.
     """
+    folder = Path(folder)
     stacks, rest = _stacks(folder)
     if not stacks:
         others = sum(some.files for some in rest)
@@ -102,7 +103,7 @@ def read_scan(
     magnitudes = [replace(image, sidecar=_sidecar(stack)) for image, stack in zip(magnitudes, magnitude, strict=True)]
     first, inside = phases[0], None
     if mask is not None:
-        inside, of_mask = read_mask(mask, first.affine, first.data.shape[1:], first.name)
+        inside, of_mask = read_mask(Path(mask), first.affine, first.data.shape[1:], first.name)
         notes += of_mask
     files = sorted({str(frame.path) for stack in chosen.stacks for frame in stack.frames})
     return assemble(
