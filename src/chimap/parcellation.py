@@ -86,10 +86,10 @@ def segment(
     matrix = torch.from_numpy(axes * np.asarray(voxel_size)).float().to(chi.device)  # scan voxel to scanner [mm]
     box = bounding_box(mask)
     inside = mask[box]
-    corners = torch.tensor([[0, n - 1] for n in inside.shape], device=chi.device).float()
-    corners = matrix @ torch.cartesian_prod(*corners).T
-    low = corners.amin(dim=1) - MARGIN * edge
-    x, y, z = ((corners.amax(dim=1) - low) / edge).ceil().int().tolist()
+    # around the brain, not around the scan's box: the more is empty, the further norms are from what was learned
+    brain = matrix @ inside.nonzero().T.float()
+    low = brain.amin(dim=1) - MARGIN * edge
+    x, y, z = ((brain.amax(dim=1) - low) / edge).ceil().int().tolist()
     shape = (x + 1 + MARGIN, y + 1 + MARGIN, z + 1 + MARGIN)
 
     volumes = [chi[box]]
@@ -104,11 +104,10 @@ def segment(
         shares = network(channels).float().softmax(dim=1)
 
     numbers = torch.tensor([0, *NAMES], device=chi.device)
-    places = inside.nonzero()
-    found = torch.zeros(len(places), dtype=torch.int64, device=chi.device)
-    for begin in range(0, len(places), AT_ONCE):
+    found = torch.zeros(brain.shape[1], dtype=torch.int64, device=chi.device)
+    for begin in range(0, len(found), AT_ONCE):
         some = slice(begin, begin + AT_ONCE)
-        where = (matrix @ places[some].T.float() - low[:, None]) / edge
+        where = (brain[:, some] - low[:, None]) / edge
         found[some] = numbers[_at(shares[0], where).argmax(dim=0)]
     labels = torch.zeros(mask.shape, dtype=torch.int64, device=chi.device)
     labels[box][inside] = found
