@@ -73,8 +73,8 @@ def test_a_worker_killed_in_the_middle_loses_nothing_and_does_nothing_twice(tmp_
 
 
 def test_a_job_beyond_its_memory_is_given_up_and_the_others_are_not(tmp_path):
-    jobs = {"small": (tmp_path, 0), "large": (tmp_path, 600)}
-    with cohort.local(cohort.Workers(1, 1, GIB // 2), deaths=0) as client:
+    jobs = {"small": (tmp_path, 0), "large": (tmp_path, 1200)}
+    with cohort.local(cohort.Workers(1, 1, GIB), deaths=0) as client:
         found = dict(cohort.each(client, fill, jobs))
     assert found["small"] == 0
     assert isinstance(found["large"], cohort.WorkerLost) and "--memory" in str(found["large"])

@@ -79,6 +79,6 @@ def test_the_table_sorts_in_a_browser(tmp_path, scan, segmented, plan):
         head.click()
         assert first.all_inner_texts()[0] == "left globus pallidus"
         page.select_option("[data-is=overlay]", label="regions")
-        page.wait_for_function("document.querySelector('[data-is=value]').textContent.includes('regions')")
+        page.locator("[data-is=value]", has_text="regions").wait_for()
         browser.close()
     assert said == []
