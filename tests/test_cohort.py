@@ -73,10 +73,10 @@ def test_a_worker_killed_in_the_middle_loses_nothing_and_does_nothing_twice(tmp_
 
 
 def test_a_job_beyond_its_memory_is_given_up_and_the_others_are_not(tmp_path):
-    jobs = {"small": (tmp_path, 0), "large": (tmp_path, 1200)}
+    jobs = {"large": (tmp_path, 1200)} | {f"small {n}": (tmp_path, 0) for n in range(4)}
     with cohort.local(cohort.Workers(1, 1, GIB), deaths=0) as client:
         found = dict(cohort.each(client, fill, jobs))
-    assert found["small"] == 0
+    assert [found[f"small {n}"] for n in range(4)] == [0] * 4
     assert isinstance(found["large"], cohort.WorkerLost) and "--memory" in str(found["large"])
 
 

@@ -164,7 +164,8 @@ def _configured(deaths: int) -> Iterator[None]:
 
     settings = {
         "distributed.scheduler.allowed-failures": deaths,
-        # a worker takes no job before it has ended the one it has, so the death of one costs no other job an attempt
+        # a worker takes no job before it has ended the one it has, so its death costs no other job an attempt; Dask keeps
+        # to that where there are more than two jobs for each worker and it hears of all at once
         "distributed.scheduler.worker-saturation": 1.0,
         **{f"distributed.worker.memory.{what}": False for what in ("target", "spill", "pause")},
     }
@@ -190,7 +191,7 @@ def each(
     # names of this call only: a scheduler that runs elsewhere may know those of another
     call = f"{os.getpid():x}-{time.time_ns():x}"
     names = {f"chimap-{call}-{name}": name for name in jobs}
-    futures = [client.submit(function, jobs[name], key=key, retries=retries, pure=False) for key, name in names.items()]
+    futures = client.map(function, list(jobs.values()), key=list(names), retries=retries, pure=False)
     try:
         for future in as_completed(futures, loop=client.loop):
             yield names[future.key], _ended(future)
