@@ -154,6 +154,17 @@ def test_what_is_found_serves_region_values_and_can_be_written_and_read(rule, tm
     assert torch.equal(again.labels, found.labels) and again.names == found.names
 
 
+def test_islands_are_dropped_and_both_sides_kept():
+    labels = torch.zeros(30, 12, 12, dtype=torch.int64)
+    caudate, white = TISSUES["caudate"].label, TISSUES["white matter"].label
+    labels[2:8, 2:8, 2:8] = labels[20:25, 2:8, 2:8] = caudate
+    labels[12:14, 2:4, 2:4] = caudate
+    labels[28, 10, 10] = white
+    parcellation._drop_islands(labels)
+    assert not labels[12:14].any() and int((labels == caudate).sum()) == 216 + 180
+    assert int(labels[28, 10, 10]) == white
+
+
 needs_weights = pytest.mark.skipif(not (FOLDER / "segment.safetensors").exists(), reason="no weights are shipped")
 BARS = {"caudate": 0.43, "putamen": 0.6, "pallidum": 0.65, "thalamus": 0.45, "white matter": 0.8, "csf": 0.3}
 """Dice of the built-in head, whose nuclei are shapes, not people's: a little below what was measured."""

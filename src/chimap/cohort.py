@@ -164,8 +164,8 @@ def _configured(deaths: int) -> Iterator[None]:
 
     settings = {
         "distributed.scheduler.allowed-failures": deaths,
-        # a worker takes no job before it has ended the one it has, so its death costs no other job an attempt; Dask keeps
-        # to that where there are more than two jobs for each worker and it hears of all at once
+        # a worker takes no job before it has ended the one it has, so its death costs no other job an attempt; Dask
+        # keeps to that where there are more than two jobs for each worker and it hears of all at once
         "distributed.scheduler.worker-saturation": 1.0,
         **{f"distributed.worker.memory.{what}": False for what in ("target", "spill", "pause")},
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
@@ -41,6 +42,10 @@ NAMES: dict[int, str] = {TISSUES[tissues[0]].label: name for name, tissues in RE
 
 NO_VOXELS = Segmentation(torch.zeros(1, 1, 1, dtype=torch.int64), dict(NAMES), "network")
 """Its regions, before any is found."""
+
+SPREAD = frozenset({"white matter", "grey matter", "csf", "cerebellar white matter", "cerebellar cortex"})
+"""Regions of many parts."""
+LEAST_PART = 0.2
 
 UNIT = 0.1
 """What chi is divided by for the network [ppm]."""
@@ -111,6 +116,7 @@ def segment(
         found[some] = numbers[_at(shares[0], where).argmax(dim=0)]
     labels = torch.zeros(mask.shape, dtype=torch.int64, device=chi.device)
     labels[box][inside] = found
+    _drop_islands(labels[box])
     return Segmentation(labels, dict(NAMES), "network")
 
 
@@ -163,6 +169,21 @@ def classes_of(labels: Tensor) -> Tensor:
     for index, tissues in enumerate(REGIONS.values(), start=1):
         table[[TISSUES[tissue].label for tissue in tissues]] = index
     return table[labels.long()]
+
+
+def _drop_islands(labels: Tensor) -> None:
+    """Take from compact regions what is neither of their sides: parts below `LEAST_PART` of the largest become 0."""
+    numbers = labels.numpy(force=True)
+    for number, name in NAMES.items():
+        if name in SPREAD:
+            continue
+        parts, count = ndimage.label(numbers == number)  # pyright: ignore[reportGeneralTypeIssues]
+        if count < 2:
+            continue
+        sizes = np.bincount(parts.ravel())
+        sizes[0] = 0
+        islands = (parts > 0) & (sizes < LEAST_PART * sizes.max())[parts]
+        labels[torch.from_numpy(islands).to(labels.device)] = 0
 
 
 def _places(mask: Mask, edge: float) -> Tensor | None:

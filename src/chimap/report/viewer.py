@@ -72,7 +72,7 @@ def layers(scan: Scan, maps: Maps, chi_window: Window) -> Iterator[Layer]:
     for name, volume in maps.swi.items():
         if name.endswith("mip"):
             window = round_window(volume[brain], (1.0, 99.8))
-            yield Layer(name.replace("_", " "), "a.u.", volume, window, brain, levels=100)
+            yield Layer(name.replace("_", " "), "a.u.", volume, window, brain, coarse=name != "swi_mip", levels=64)
     if maps.segmentation is not None:
         yield _numbered(maps.segmentation, maps.mask)
     yield Layer("valid mask", "", maps.mask.float(), (0.0, 1.0), coarse=True)
