@@ -40,9 +40,6 @@ nucleus. White and grey matter are those of the cerebrum; csf holds ventricles a
 NAMES: dict[int, str] = {TISSUES[tissues[0]].label: name for name, tissues in REGIONS.items()}
 """{number in a segmentation: region}: those of `simulation.tissues`, up to 10 the 2019 challenge's."""
 
-NO_VOXELS = Segmentation(torch.zeros(1, 1, 1, dtype=torch.int64), dict(NAMES), "network")
-"""Its regions, before any is found."""
-
 SPREAD = frozenset({"white matter", "grey matter", "csf", "cerebellar white matter", "cerebellar cortex"})
 """Regions of many parts."""
 LEAST_PART = 0.2
@@ -188,14 +185,9 @@ def _drop_islands(labels: Tensor) -> None:
 
 def _places(mask: Mask, edge: float) -> Tensor | None:
     """`places_of` a brain's mask in the network's frame; None for a slab, whose box is not the brain's."""
-    middle, half = [], []
-    for axis, n in enumerate(mask.shape):
-        (inside,) = mask.any(dim=tuple(other for other in range(3) if other != axis)).nonzero(as_tuple=True)
-        if not len(inside):
-            return None
-        low, high = float(inside[0]) - (n - 1) / 2, float(inside[-1]) - (n - 1) / 2
-        middle.append((low + high) / 2 * edge)
-        half.append((high - low + 1) / 2 * edge)
+    sides = list(zip(bounding_box(mask), mask.shape, strict=True))
+    middle = [((side.start + side.stop - 1) / 2 - (n - 1) / 2) * edge for side, n in sides]
+    half = [(side.stop - side.start) / 2 * edge for side, _ in sides]
     if min(half) < LEAST_HALF:
         return None
     box = torch.tensor([[middle, half]], device=mask.device)

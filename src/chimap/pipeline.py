@@ -21,11 +21,11 @@ from chimap.fields.mask import drop_noisy, erode, with_holes
 from chimap.fields.tree import wrap
 from chimap.inversion.choice import Choice, choose, penalty_of
 from chimap.linalg import bounding_box
-from chimap.parcellation import NO_VOXELS, segment
+from chimap.parcellation import NAMES, segment
 from chimap.physics import units
 from chimap.physics.dipole import DipoleModel
 from chimap.plan import Plan, plan_named
-from chimap.regions import referred, region_called
+from chimap.regions import known_region, referred, region_called
 from chimap.scan import Finding, Maps, Reference, Scan
 from chimap.segmentation import VENTRICLES, Segmentation, canonical, region
 from chimap.swi import weighted_images
@@ -186,7 +186,7 @@ def _check_wishes(scan: Scan, plan: Plan, chosen: Chosen) -> None:
             "is needed, or takes it from a segmentation that names the lateral ventricles"
         )
     if _is_region(plan.reference):
-        region_called(plan.reference, scan.segmentation or NO_VOXELS)
+        known_region(plan.reference, NAMES if scan.segmentation is None else scan.segmentation.names)
     if plan.swi and scan.magnitude is None:
         raise InputError("susceptibility-weighted images are made of the magnitude, and there is none")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from chimap.arrays import Mask, Triple, Volume
 from chimap.errors import InputError
 from chimap.scan import Maps, Reference
-from chimap.segmentation import CHALLENGE, Segmentation, canonical, identify, region
+from chimap.segmentation import CHALLENGE, Segmentation, canonical, identify, names_within, region
 
 WHOLE = "whole mask"
 
@@ -86,11 +86,9 @@ def region_rows(
     rows = [row("", WHOLE, mask)]
     for name, segmentation in (segmentations or {}).items():
         before = len(rows)
-        present = set(torch.unique(segmentation.labels[mask]).tolist()) - {0}
         numbers: dict[str, list[int]] = {}
-        for number, called in segmentation.names.items():
-            if number in present:
-                numbers.setdefault(called, []).append(number)
+        for number, called in names_within(segmentation, mask).items():
+            numbers.setdefault(called, []).append(number)
         for called, own in numbers.items():
             inside = torch.isin(segmentation.labels, segmentation.labels.new_tensor(own)) & mask
             rows.append(row(name, called, inside))
@@ -149,11 +147,20 @@ def region_called(name: str, segmentation: Segmentation) -> Mask:
     Raises:
         InputError: The segmentation knows no such region.
     """
+    return region(segmentation, {known_region(name, segmentation.names)})
+
+
+def known_region(name: str, names: Mapping[int, str]) -> str:
+    """A region's canonical name, where the names of a segmentation hold it.
+
+    Raises:
+        InputError: They do not.
+    """
     wanted = canonical(name)
-    known = sorted({canonical(own) for number, own in segmentation.names.items() if number})
+    known = sorted({canonical(own) for number, own in names.items() if number})
     if wanted not in known:
         raise InputError(f"no region is called {name!r}; the segmentation has {', '.join(known)}")
-    return region(segmentation, {wanted})
+    return wanted
 
 
 def identify_bids(values: Tensor, table: Mapping[int, str] | None, source: str) -> Segmentation:

@@ -205,6 +205,12 @@ def region(segmentation: Segmentation, names: Collection[str]) -> Mask:
     return torch.isin(labels, torch.tensor(numbers, dtype=labels.dtype, device=labels.device))
 
 
+def names_within(segmentation: Segmentation, mask: Mask) -> dict[int, str]:
+    """The names whose numbers are found in a mask, in the order of the segmentation's names."""
+    there = set(torch.unique(segmentation.labels[mask]).tolist()) - {0}
+    return {number: name for number, name in segmentation.names.items() if number in there}
+
+
 def names_from_table(text: str, source: str) -> dict[int, str]:
     """{number: region} of a look-up table as BIDS lays it down: tab-separated, columns index and name among others.
 

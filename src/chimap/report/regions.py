@@ -9,7 +9,7 @@ from chimap.arrays import Mask
 from chimap.regions import WHOLE, Row, rows_of
 from chimap.report.view import View
 from chimap.scan import Maps, Scan
-from chimap.segmentation import Segmentation, canonical, region
+from chimap.segmentation import Segmentation, canonical, names_within, region
 from chimap.simulation.tissues import TISSUES
 
 ZERO = "white matter"
@@ -88,9 +88,8 @@ def _values(row: Row, zero: float) -> Values:
 
 def outlined(segmentation: Segmentation, mask: Mask) -> list[tuple[str, Mask, str]]:
     """Regions small enough to be outlined in one picture, the largest first: name, voxels, colour."""
-    names = sorted({canonical(name) for number, name in segmentation.names.items() if number} - EVERYWHERE)
-    found = [(name, region(segmentation, {name}) & mask) for name in names]
-    found = sorted(((name, inside) for name, inside in found if inside.any()), key=lambda row: -int(row[1].sum()))
+    names = sorted({canonical(name) for name in names_within(segmentation, mask).values()} - EVERYWHERE)
+    found = sorted(((name, region(segmentation, {name}) & mask) for name in names), key=lambda row: -int(row[1].sum()))
     return [(name, inside, colour) for (name, inside), colour in zip(found, COLOURS, strict=False)]
 
 

@@ -16,7 +16,7 @@ from chimap.arrays import Mask, Volume
 from chimap.report.figures import Window, percentiles, round_window, symmetric_window
 from chimap.report.view import View
 from chimap.scan import Maps, Scan
-from chimap.segmentation import Segmentation
+from chimap.segmentation import Segmentation, names_within
 
 MOST_VOXELS = 5_000_000
 """Of a volume in full detail; those of a larger grid are shown with every other voxel, or fewer, along each axis."""
@@ -80,11 +80,12 @@ def layers(scan: Scan, maps: Maps, chi_window: Window) -> Iterator[Layer]:
 
 def _numbered(segmentation: Segmentation, mask: Mask) -> Layer:
     """Regions, numbered from 1 on in the order of their names' numbers."""
-    present = [n for n in sorted(segmentation.names) if n and (segmentation.labels == n).any()]
+    named = names_within(segmentation, mask)
+    present = sorted(named)
     volume = torch.zeros(segmentation.labels.shape)
     for place, number in enumerate(present, start=1):
         volume[segmentation.labels == number] = place
-    names = {place: segmentation.names[number] for place, number in enumerate(present, start=1)}
+    names = {place: named[number] for place, number in enumerate(present, start=1)}
     high = max(len(present), 1)
     return Layer("regions", "", volume, (0.0, float(high)), mask & (volume > 0), levels=high, names=names)
 
