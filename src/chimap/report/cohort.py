@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from chimap import __version__
 from chimap.group import FEWEST, OUTLIER, Member, Table, limits, number
 from chimap.io.output import whole_file
 from chimap.report.strips import SCATTER_HEIGHT, WIDTH, Drawing, Point, Scatter, scatter, shown, strip
-from chimap.report.template import script_hash, template
+from chimap.report.template import script, script_hash, template
 
 _LONGEST = 30  # letters of a label in a drawing
 _NAMED = 5  # acquisitions named where something differs
@@ -85,15 +84,15 @@ def write_cohort_page(
         for name, member in table.members.items()
     }
     regions, settings = _regions(rows), _settings(table.members)
-    script = files("chimap.report").joinpath("sorting.js").read_text(encoding="utf-8")
+    sorting = script("sorting.js")
     people = {name.split("_")[0] for name in rows}
     sessions = {(row["participant_id"], row["session_id"]) for row in table.rows if row["session_id"] != "n/a"}
     text = template("cohort.html.j2").render(
         title="Region values of a cohort",
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
-        script=script,
-        script_hash=script_hash(script),
+        script=sorting,
+        script_hash=script_hash(sorting),
         counts=[
             _count(len(people), "person", "people"),
             *([_count(len(sessions), "session")] if sessions else []),

@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from chimap.report.figures import Window
 from chimap.report.methods import bibtex, methods_paragraph, methods_used, references, shown
 from chimap.report.provenance import versions, without_folders
 from chimap.report.regions import outlined, region_values, through
-from chimap.report.template import script_hash, template
+from chimap.report.template import script, script_hash, template
 from chimap.report.view import View, view_of
 from chimap.report.viewer import viewer
 from chimap.scan import Maps, Scan
@@ -77,7 +76,7 @@ def write_report(
     whole = view_of(scan.affine, scan.voxel_size, maps.brain_mask)
     close = view_of(scan.affine, scan.voxel_size, maps.brain_mask, margin=_MARGIN)
     looked_through = viewer(scan, maps, close, CHI_WINDOW)
-    sorting = files("chimap.report").joinpath("sorting.js").read_text(encoding="utf-8")
+    sorting = script("sorting.js")
     text = template("page.html.j2").render(
         title=title,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

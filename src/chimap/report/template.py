@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,6 +22,11 @@ def template(name: str) -> "Template":
     ).get_template(name)
 
 
-def script_hash(script: str) -> str:
+def script(name: str) -> str:
+    """A script of this folder."""
+    return files("chimap.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def script_hash(text: str) -> str:
     """By which a page's policy lets this script run, and no other."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 
 from chimap.arrays import Mask, Volume
 from chimap.report.figures import Window, percentiles, round_window, symmetric_window
+from chimap.report.template import script
 from chimap.report.view import View
 from chimap.scan import Maps, Scan
 from chimap.segmentation import Segmentation, names_within
@@ -132,9 +132,9 @@ def viewer(scan: Scan, maps: Maps, view: View, chi_window: Window) -> dict[str, 
         "outside": OUTSIDE,
         "box": [(part.start, part.stop) for part in view.box],
     }
-    script = files("chimap.report").joinpath("viewer.js").read_text(encoding="utf-8")
+
     # in a script element, "</" could end it
-    return {"script": script, "about": json.dumps(about).replace("</", "<\\/"), "volumes": volumes}
+    return {"script": script("viewer.js"), "about": json.dumps(about).replace("</", "<\\/"), "volumes": volumes}
 
 
 def packed(layer: Layer, view: View, stride: int) -> tuple[bytes, tuple[int, int, int], float]:
