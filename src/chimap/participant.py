@@ -72,6 +72,9 @@ def _make_maps(job: Job) -> tuple[str, ...]:
             table_beside(path).write_text(table_of_names(maps.segmentation.names), encoding="utf-8")
             content = {"Description": "Regions found by a network in magnitude and chi", "Sources": sources}
             bids_names.write_json(bids_names.json_beside(path), content)
+        else:  # those of a run before belong to another map
+            for path in (job.path(FOUND), table_beside(job.path(FOUND)), bids_names.json_beside(job.path(FOUND))):
+                path.unlink(missing_ok=True)
         job.path("Chimap.json").unlink(missing_ok=True)  # from here on, what was there before is no whole any more
         job.path("regions.json").unlink(missing_ok=True)
     write_report(job.report, scan, maps, job.plan, title=f"Susceptibility map of {job.name}")

@@ -280,6 +280,9 @@ def test_regions_that_were_found_stand_beside_the_map(dataset, tmp_path, no_repo
         "one half",
         "other half",
     }
+    assert bids(dataset, output, "--participant-label", "01", "--overwrite") == 0  # without regions: none stay behind
+    assert [row["region"] for row in table(f"{stem}_regions.tsv")] == ["whole mask"]
+    assert not list((output / "sub-01/anat").glob("*dseg*"))
 
 
 @pytest.mark.parametrize(
