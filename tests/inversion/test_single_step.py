@@ -1,7 +1,7 @@
 """From wrapped phase to chi: echoes weighted, voxels resampled as a complex signal, the rim given up."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -55,6 +55,29 @@ def test_echoes_are_weighted_by_magnitude_and_time_squared(scene, weights):
     expected = (share[0] * alone[0] + share[1] * alone[1]) / share.sum(dim=0)
     torch.testing.assert_close(both[valid], expected[valid], atol=1e-7, rtol=1e-4)
     assert float(both[valid].std()) > 0 and not both[~valid].any()
+
+
+def test_images_are_shared_out_among_the_echoes(scene, tmp_path):
+    phase, _, mask = scene
+    shape = replace(SHAPE, standard_frame=True)
+    settings = {
+        "recipe": "iqsm+", "takes": "phase", "network": asdict(shape), "input_scale": 30.0, "output_scale": 0.1,
+        "samples": {"voxel_sizes": [[1.0, 1.0, 1.0]], "tilt": 1.5708},
+    }  # fmt: skip
+    torch.manual_seed(3)
+    path = tmp_path / "best.safetensors"
+    save_file(build(shape).state_dict(), path, {"settings": json.dumps(settings)})
+
+    def chi(of_phase, times, images):
+        return from_phase(of_phase, None, mask, times, 3.0, MM, Z, weights=path, images=images)[0]
+
+    one, wanted = phase[:1], (0.01,)
+    mean = torch.stack([chi(one.flip(axis), wanted, 1).flip(axis - 1) for axis in (1, 2, 3)]).sum(dim=0)
+    mean = (mean + chi(one, wanted, 1)) / 4
+    torch.testing.assert_close(chi(one, wanted, 4), mean, rtol=1e-4, atol=1e-6)
+    assert float((chi(one, wanted, 1) - mean).abs().max()) > 1e-3 * float(mean.abs().max())
+    # the same echo four times, each seen in another image
+    torch.testing.assert_close(chi(one.expand(4, -1, -1, -1), (0.01,) * 4, 4), mean, rtol=1e-4, atol=1e-6)
 
 
 def test_the_rim_is_given_up_and_nothing_beyond_the_mask_counts(scene, weights):

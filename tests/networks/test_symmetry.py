@@ -1,5 +1,6 @@
 """Axes exchanged and mirrored: directions fall into one 48th of the sphere, and a network sees no difference."""
 
+import math
 from dataclasses import replace
 from itertools import permutations, product
 
@@ -9,7 +10,7 @@ import torch
 from chimap.networks.build import build
 from chimap.networks.laplacian import IQSM_PLUS
 from chimap.networks.octave import XQSM_PLUS
-from chimap.networks.symmetry import standard_turn, turned, turned_back
+from chimap.networks.symmetry import NEAR, in_standard_frame, standard_turns, turned, turned_back
 from chimap.physics.dipole import DipoleModel
 
 B0 = (0.3, -0.2, 0.9327379053)
@@ -17,7 +18,7 @@ B0 = (0.3, -0.2, 0.9327379053)
 
 def test_every_direction_is_turned_into_one_48th_of_the_sphere():
     for direction in torch.nn.functional.normalize(torch.randn(50, 3), dim=-1):
-        order, _ = standard_turn(direction)
+        order, _ = standard_turns(direction)[0]
         x, y, z = direction[order].abs().tolist()
         assert z >= x >= y >= 0 and z > 0.577
 
@@ -27,7 +28,7 @@ def test_a_turn_is_undone_and_leaves_the_field_of_a_source_the_field_of_a_source
     for order in permutations(range(3)):
         for signs in product((1.0, -1.0), repeat=3):
             b0 = torch.tensor([signs[axis] * B0[order[axis]] for axis in range(3)])
-            turn = standard_turn(b0)
+            turn = standard_turns(b0)[0]
             there = turned(chi, turn)
             assert torch.equal(turned_back(there, turn), chi)
             size = (1.0, 1.5, 2.0)
@@ -62,3 +63,40 @@ def test_a_network_in_the_standard_frame_finds_the_same_whatever_way_the_axes_ru
 
 def turned_batch(volumes, order, mirrored):
     return torch.stack([turned(one, (order, mirrored)) for one in volumes])
+
+
+@pytest.mark.parametrize(("b0", "images"), [((0.0, 0.0, -1.0), 8), ((0.0, 0.7071, 0.7071), 4), ((0.5, 0.31, 0.81), 2)])
+def test_the_images_of_a_scan_are_different_and_have_b0_where_a_network_knows_it(b0, images):
+    direction = torch.nn.functional.normalize(torch.tensor(b0), dim=0)
+    turns = standard_turns(direction)
+    assert len(turns) == images
+    volume = torch.randn(1, 4, 4, 4)
+    shown = [turned(volume, turn) for turn in turns]
+    upside_down = [one.flip((1, 2, 3)) for one in shown]
+    for index, one in enumerate(shown):
+        assert not any(torch.equal(one, other) for other in (*shown[index + 1 :], *upside_down[index + 1 :]))
+    wanted = turned_direction(direction, turns[0])
+    for turn in turns:
+        assert float((turned_direction(direction, turn) @ wanted).abs()) >= math.cos(NEAR) - 1e-3
+
+
+def turned_direction(direction, turn):
+    order, mirrored = turn
+    return torch.stack([-direction[old] if new in mirrored else direction[old] for new, old in enumerate(order)])
+
+
+@pytest.mark.parametrize("image", range(8))
+def test_an_image_goes_through_the_network_with_its_own_direction_and_comes_back_as_it_was(image):
+    """A network that gives the field of its input by the dipole model finds the same in every image."""
+
+    def field_of(chi, b0, size):
+        fields = [
+            DipoleModel(tuple(one.shape[1:]), tuple(edges.tolist()), tuple(p.tolist()), padding=0)(one)
+            for one, p, edges in zip(chi, b0, size, strict=True)
+        ]
+        return torch.stack(fields)
+
+    chi, size = torch.randn(2, 1, 6, 8, 10), torch.tensor([[1.0, 1.5, 2.0], [1.0, 1.0, 1.0]])
+    b0 = torch.nn.functional.normalize(torch.tensor([[0.1, -0.15, -0.95], [0.9, 0.0, 0.1]]), dim=-1)
+    found = in_standard_frame(field_of, chi, b0, size, image)
+    torch.testing.assert_close(found, field_of(chi, b0, size), rtol=0, atol=1e-5)

@@ -10,7 +10,7 @@ import torch
 
 from chimap.errors import InputError
 from chimap.physics.dipole import DipoleModel
-from chimap.training.samples import SampleSettings, draw_batch, draw_sample, scaled_positive
+from chimap.training.samples import UPRIGHT, SampleSettings, _direction, draw_batch, draw_sample, scaled_positive
 
 SETTINGS = SampleSettings(shape=(24, 20, 28), voxel_sizes=((2.5, 2.5, 2.5),), blobs=0.0)
 
@@ -58,6 +58,20 @@ def test_the_phase_is_that_of_total_field_and_offset(label_map):
     left = torch.polar(torch.ones(SETTINGS.shape), sample.phase - sample.total_field * sample.radians_per_ppm)
     steps = (left[1:] * left[:-1].conj()).angle()[sample.mask[1:] & sample.mask[:-1]]
     assert float(steps.abs().max()) < 0.5  # a smooth offset of the coil is left
+
+
+def test_upright_samples_have_b0_near_z_and_the_others_every_direction():
+    def cosines(upright):
+        settings = replace(SETTINGS, tilt=math.pi / 2, upright=upright)
+        draws = torch.rand(4000, 2, generator=torch.Generator().manual_seed(0)).tolist()
+        return torch.tensor([_direction(settings, tilt, about)[2] for tilt, about in draws])
+
+    edge = math.cos(UPRIGHT)
+    by_chance = 1 - edge  # uniform over the half sphere
+    for upright in (0.0, 0.4, 1.0):
+        share = float((cosines(upright) >= edge).float().mean())
+        assert share == pytest.approx(upright + (1 - upright) * by_chance, abs=0.02)
+    assert float(cosines(0.4).min()) < 0.01
 
 
 @pytest.mark.parametrize("tilt", [0.0, math.pi / 2])

@@ -6,6 +6,7 @@ other scan is brought into that frame and its chi back; what is lost is lost by 
 
 import copy
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from chimap.arrays import Mask, Progress, Shape, Triple, Volume
 from chimap.errors import InputError
 from chimap.inversion.frame import frame_of, into, out_of, sampled
 from chimap.linalg import bounding_box
-from chimap.networks.apply import predict
+from chimap.networks.apply import mirror_images, predict
 from chimap.networks.weights import SUFFIX, Trained, load_trained, read_trained
 from chimap.physics.dipole import DipoleModel
 
@@ -34,6 +35,7 @@ def by_network(
     weights: str | Path,
     refinement: int = 0,
     turn: bool = True,
+    images: int = 4,
     bf16: bool = False,
     progress: Progress | None = None,
 ) -> Volume:
@@ -48,6 +50,8 @@ def by_network(
         refinement: So many steps of uQSM+'s own loss on this scan edit the weights first.
         turn: Whether a scan is turned where the network does not know its direction of B0. Without, it is taken as it
             is, to see what that does.
+        images: A network that is told the direction of B0 is shown up to so many mirror images of the scan, and chi is
+            the mean of what it finds (`networks.apply.mirror_images`); not after a refinement, which knows one.
         bf16: Convolutions of the pass that gives chi in bfloat16: faster, and less exact (benchmarks/inference.py).
         progress: Called with step and steps of a refinement.
 
@@ -70,6 +74,7 @@ def by_network(
         weight=weight,
         refinement=refinement,
         turn=turn,
+        images=images,
         bf16=bf16,
         progress=progress,
     )
@@ -129,6 +134,7 @@ def invert(
     learning_rate: float = 1e-4,
     variation: float = 4e-3,
     turn: bool = True,
+    images: int = 1,
     bf16: bool = False,
     progress: Progress | None = None,
 ) -> Volume:
@@ -144,6 +150,7 @@ def invert(
         learning_rate: Of them.
         variation: Weight of the total variation in them.
         turn: As `by_network` has it.
+        images: Likewise.
         bf16: Convolutions of the pass that gives chi in bfloat16.
         progress: Called with step and steps of the refinement.
     """
@@ -178,8 +185,9 @@ def invert(
             if progress is not None:
                 progress(step + 1, refinement)
     chi = torch.zeros_like(field)
+    shown = range(1 if refinement else max(1, min(images, mirror_images(network, b0))))
     with torch.no_grad(), torch.autocast(field.device.type, torch.bfloat16, enabled=bf16):
-        chi[box] = _predict(network, part, part_mask, trained, size, b0)[0]
+        chi[box] = _predict(network, part, part_mask, trained, size, b0, shown)[0]
     if frame is not None:
         chi = out_of(chi, inside, frame)
     whole = torch.zeros_like(local_field)
@@ -187,7 +195,15 @@ def invert(
     return whole * mask
 
 
-def _predict(network: nn.Module, field: Tensor, mask: Tensor, trained: Trained, size: Triple, b0: Triple) -> Tensor:
+def _predict(
+    network: nn.Module,
+    field: Tensor,
+    mask: Tensor,
+    trained: Trained,
+    size: Triple,
+    b0: Triple,
+    images: Sequence[int] = (0,),
+) -> Tensor:
     return predict(
         network,
         field,
@@ -196,6 +212,7 @@ def _predict(network: nn.Module, field: Tensor, mask: Tensor, trained: Trained, 
         output_scale=trained.output_scale,
         b0_direction=field.new_tensor([b0]),
         voxel_size=field.new_tensor([size]),
+        images=images,
     )
 
 

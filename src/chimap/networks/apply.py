@@ -1,9 +1,12 @@
 """From what was measured to what a network finds: scales, channels and masks around it."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from chimap.arrays import Mask, Volume
+from chimap.networks.symmetry import standard_turns
 
 
 def predict(
@@ -16,6 +19,7 @@ def predict(
     b0_direction: Tensor | None = None,
     voxel_size: Tensor | None = None,
     radians_per_ppm: Tensor | None = None,
+    images: Sequence[int] = (0,),
 ) -> Volume:
     """What a network finds [ppm], such as chi of a local field.
 
@@ -28,20 +32,37 @@ def predict(
         b0_direction: Unit vectors, (batch, 3); for networks that know of it.
         voxel_size: [mm], (batch, 3); likewise.
         radians_per_ppm: Of the phase, (batch,).
+        images: Which mirror images of the volume it is shown, see `mirror_images`: the mean of what it finds in them.
 
     Returns:
         Same shape, zero outside the mask, float32. What the last of several outputs holds.
     """
-    return outputs(
-        network,
-        volume,
-        mask,
-        input_scale=input_scale,
-        output_scale=output_scale,
-        b0_direction=b0_direction,
-        voxel_size=voxel_size,
-        radians_per_ppm=radians_per_ppm,
-    )[:, -1]
+    found = [
+        outputs(
+            network,
+            volume,
+            mask,
+            input_scale=input_scale,
+            output_scale=output_scale,
+            b0_direction=b0_direction,
+            voxel_size=voxel_size,
+            radians_per_ppm=radians_per_ppm,
+            image=image,
+        )[:, -1]
+        for image in images
+    ]
+    return torch.stack(found).mean(dim=0)
+
+
+def mirror_images(network: nn.Module, b0_direction: Sequence[float]) -> int:
+    """How many mirror images of a scan mean the same to a network that is told the direction (x, y, z) of B0.
+
+    What it finds differs from image to image by how well it has learned, so a mean of them is better. A network without
+    a standard frame has not been asked to know any, which makes one.
+    """
+    if not getattr(getattr(network, "shape", None), "standard_frame", False):
+        return 1
+    return len(standard_turns(torch.tensor(b0_direction)))
 
 
 def outputs(
@@ -57,8 +78,9 @@ def outputs(
     begun: Volume | None = None,
     local_field: Volume | None = None,
     local_only: bool = False,
+    image: int = 0,
 ) -> Tensor:
-    """As `predict`, all that a network finds: (batch, outputs, x, y, z).
+    """As `predict`, all that a network finds in one image of the volume: (batch, outputs, x, y, z).
 
     A network that finds the local field [ppm] first can be given one to begin with, another one to go on with, or stop
     there.
@@ -76,6 +98,7 @@ def outputs(
     n = len(volume)
     b0 = volume.new_tensor([[0.0, 0.0, 1.0]]).expand(n, 3) if b0_direction is None else b0_direction
     size = volume.new_ones(n, 3) if voxel_size is None else voxel_size
-    more = {"local_only": True} if local_only else {}
+    more: dict[str, int] = {"local_only": True} if local_only else {}
+    more |= {"image": image} if image else {}
     found = network(torch.stack(channels, dim=1), b0, size, **more)
     return found.float() * output_scale * inside[:, None]

@@ -87,10 +87,10 @@ class OctaveNet(nn.Module):
         self.join = OctaveJoin(upward[-1], conv)
         self.last = nn.Conv3d(upward[-1], 1, 1)
 
-    def forward(self, channels: Tensor, b0_direction: Tensor, voxel_size: Tensor) -> Tensor:
-        """(batch, 1, x, y, z), (batch, 3) and (batch, 3) to (batch, 1, x, y, z)."""
+    def forward(self, channels: Tensor, b0_direction: Tensor, voxel_size: Tensor, image: int = 0) -> Tensor:
+        """(batch, 1, x, y, z), (batch, 3) and (batch, 3) to (batch, 1, x, y, z); see `in_standard_frame`."""
         if self.shape.standard_frame:
-            return in_standard_frame(self._found, channels, b0_direction, voxel_size)
+            return in_standard_frame(self._found, channels, b0_direction, voxel_size, image)
         return self._found(channels, b0_direction, voxel_size)
 
     def _found(self, channels: Tensor, b0_direction: Tensor, voxel_size: Tensor) -> Tensor:

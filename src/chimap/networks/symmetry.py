@@ -1,19 +1,47 @@
 """Axes exchanged and mirrored so that B0 lies in one 48th of the sphere: exact, and a network has fewer to learn."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from itertools import permutations
 
 import torch
 from torch import Tensor
 
 Turn = tuple[list[int], list[int]]
 """Which old axis each new one is, and which new ones are mirrored."""
+NEAR = math.radians(25)
+"""How far from the standard one the direction of an image may lie: a network knows little of those beyond its edge."""
 
 
-def standard_turn(b0_direction: Tensor) -> Turn:
-    """The one after which z >= x >= y >= 0 holds for a direction (3,): it is within 55 degrees of z."""
-    smallest, middle, largest = b0_direction.abs().argsort().tolist()
-    order = [middle, smallest, largest]
-    return order, [axis for axis in range(3) if float(b0_direction[order[axis]]) < 0]
+def standard_turns(b0_direction: Tensor) -> list[Turn]:
+    """Turns of the axes for a direction (3,) of B0, each of which makes another image of the same scan.
+
+    After the first one z >= x >= y >= 0 holds. The others leave the direction, up to its sign, within `NEAR` of where
+    that one brings it, the nearest first: eight for axial scans, two or more for others. Of two that differ by all axes mirrored one is enough: p and -p are one direction.
+    """
+    parts = b0_direction.tolist()
+    smallest, middle, largest = sorted(range(3), key=lambda axis: abs(parts[axis]))
+    first = [middle, smallest, largest]
+    standard = [abs(parts[axis]) for axis in first]
+    found: list[tuple[float, Turn]] = []
+    for order in permutations(range(3)):
+        for across in (None, 0, 1, 2):
+            image = [-standard[order[axis]] if axis == across else standard[order[axis]] for axis in range(3)]
+            angle = math.acos(min(abs(sum(a * b for a, b in zip(image, standard, strict=True))), 1.0))
+            axes = [first[axis] for axis in order]
+            # an axis on which B0 was negative is mirrored, and mirrored back where the image is
+            mirrored = [axis for axis in range(3) if (parts[axes[axis]] < 0) != (axis == across)]
+            found.append((round(angle, 3), (axes, mirrored)))
+    return [turn for angle, turn in sorted(found, key=lambda one: one[0]) if angle <= NEAR]
+
+
+def _directions(b0_direction: Tensor, turns: Sequence[Turn]) -> Tensor:
+    """Directions (batch, 3) in turned axes, of p and -p the one with z >= 0."""
+    rows = [
+        torch.stack([-one[axis] if new in mirrored else one[axis] for new, axis in enumerate(order)])
+        for one, (order, mirrored) in zip(b0_direction, turns, strict=True)
+    ]
+    return torch.stack([-row if float(row[2]) < 0 else row for row in rows])
 
 
 def turned(volumes: Tensor, turn: Turn) -> Tensor:
@@ -30,20 +58,26 @@ def turned_back(volumes: Tensor, turn: Turn) -> Tensor:
 
 
 def in_standard_frame(
-    forward: Callable[[Tensor, Tensor, Tensor], Tensor], channels: Tensor, b0_direction: Tensor, voxel_size: Tensor
+    forward: Callable[[Tensor, Tensor, Tensor], Tensor],
+    channels: Tensor,
+    b0_direction: Tensor,
+    voxel_size: Tensor,
+    image: int = 0,
 ) -> Tensor:
-    """What a network finds in volumes that are turned by `standard_turn`, turned back.
+    """What a network finds in volumes that are turned by one of their `standard_turns`, turned back.
 
     Args:
         forward: The network: (channels, directions, voxel sizes) -> (batch, outputs, x, y, z).
         channels: (batch, n, x, y, z).
         b0_direction: (batch, 3).
         voxel_size: (batch, 3).
+        image: Which of the turns; counted on from the first where there are fewer.
     """
-    turns = [standard_turn(one) for one in b0_direction]
+    images = [standard_turns(one) for one in b0_direction]
+    turns = [turns[image % len(turns)] for turns in images]
     volumes = [turned(one, turn) for one, turn in zip(channels, turns, strict=True)]
-    orders = torch.tensor([order for order, _ in turns], device=channels.device)
-    directions, sizes = b0_direction.gather(1, orders).abs(), voxel_size.gather(1, orders)
+    directions = _directions(b0_direction, turns)
+    sizes = torch.stack([one[order] for one, (order, _) in zip(voxel_size, turns, strict=True)])
     if all(one.shape == volumes[0].shape for one in volumes):
         found = forward(torch.stack(volumes), directions, sizes)
     else:  # a grid that is no cube has become several

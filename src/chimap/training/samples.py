@@ -29,6 +29,9 @@ from chimap.simulation.mask_error import imperfect_mask
 NOISIEST = 0.1
 """Most SD [ppm] of a voxel's field noise: that of a dark voxel has no bound."""
 
+UPRIGHT = math.radians(20)
+"""Largest angle between B0 and z of an upright sample."""
+
 BLOB_R2STAR = 80.0
 """Rise of R2* at 3 T [1/s] for 1 ppm of a lesion: so much that late echoes are dark and early ones are not."""
 
@@ -43,6 +46,8 @@ class SampleSettings:
         shape: Grid (x, y, z).
         voxel_sizes: One is drawn [mm]; the fields' kernels of each are kept in memory.
         tilt: Largest angle between B0 and the grid's z [rad]: pi / 2 for every direction, 0 for axial scans.
+        upright: Share of the samples that have B0 within `UPRIGHT` of z, as most scans do; uniform up to `tilt`, they
+            are few.
         field_strengths: B0 [T], one is drawn.
         echo_time: [s].
         snr: At the drawn echo; its logarithm is uniform.
@@ -69,6 +74,7 @@ class SampleSettings:
     shape: Shape = (64, 64, 64)
     voxel_sizes: tuple[Triple, ...] = ((1.0, 1.0, 1.0),)
     tilt: float = math.pi / 2
+    upright: float = 0.0
     field_strengths: tuple[float, ...] = (1.5, 3.0, 7.0)
     echo_time: Range = (0.005, 0.035)
     snr: Range = (10.0, 200.0)
@@ -244,8 +250,13 @@ def _place(
 
 
 def _direction(settings: SampleSettings, tilt: float, about: float) -> Triple:
-    """Uniform over the directions up to the tilt, for two numbers uniform in [0, 1)."""
-    cosine, about = 1 - tilt * (1 - math.cos(settings.tilt)), 2 * math.pi * about
+    """Uniform over the directions up to the tilt, but for the upright ones; for two numbers uniform in [0, 1)."""
+    limit, tilt = (
+        (min(UPRIGHT, settings.tilt), tilt / settings.upright)
+        if tilt < settings.upright
+        else (settings.tilt, (tilt - settings.upright) / (1 - settings.upright))
+    )
+    cosine, about = 1 - tilt * (1 - math.cos(limit)), 2 * math.pi * about
     sine = math.sqrt(1 - cosine**2)
     return sine * math.cos(about), sine * math.sin(about), cosine
 
