@@ -188,9 +188,7 @@ def _check_wishes(scan: Scan, plan: Plan, chosen: Chosen) -> None:
     if _is_region(plan.reference):
         known_region(plan.reference, NAMES if scan.segmentation is None else scan.segmentation.names)
         if scan.segmentation is not None and not region_called(plan.reference, scan.segmentation).any():
-            raise InputError(
-                f"chi was to be relative to {plan.reference}, which the segmentation names but marks nowhere"
-            )
+            raise InputError(f"chi was to be relative to {plan.reference}, of which the segmentation has no voxel")
     if plan.swi and scan.magnitude is None:
         raise InputError("susceptibility-weighted images are made of the magnitude, and there is none")
 

@@ -214,6 +214,30 @@ def test_columns_sort_in_a_browser(output):
     assert complaints == [] and width == 390
 
 
+def test_on_paper_nothing_is_cut_off(tmp_path):
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed; .ci/run installs it")
+    who = {"session_id": "n/a", "acquisition": "n/a", "outlier": "n/a", "segmentation": "aseg", "chi_sd": "0.0217"}
+    regions = [f"left inferior lateral region {n}" for n in range(36)]
+    rows = [{**who, "participant_id": "sub-01", "region": name, "chi_mean": "-0.0432"} for name in regions]
+    path = tmp_path / "group.html"
+    write_cohort_page(path, group.Table({"sub-01": group.Member(rows, {})}, {}, ()), ages={"sub-01": 61.5})
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        paper = browser.new_page(viewport={"width": 688, "height": 1000})  # A4 between its margins
+        paper.emulate_media(media="print")
+        paper.goto(path.as_uri())
+        cells = paper.locator("#table th, #table td")
+        places = [cell.bounding_box() for cell in cells.all()]
+        inside = cells.evaluate_all("all => all.map(cell => cell.scrollWidth <= cell.clientWidth)")
+        width = paper.evaluate("document.documentElement.scrollWidth")
+        browser.close()
+    assert len(places) == 2 * 38 and width == 688 and all(inside)
+    assert all(place and place["x"] >= 0 and place["x"] + place["width"] <= 688 for place in places)
+
+
 def test_five_hundred_people_fit_into_one_megabyte(tmp_path):
     def rows(person):
         who = {"participant_id": f"sub-{person:03d}", "session_id": "n/a", "acquisition": "n/a", "outlier": "n/a"}
