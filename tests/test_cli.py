@@ -238,6 +238,8 @@ def test_a_slip_in_set_or_reference_is_said_before_work_begins(files, tmp_path, 
             "tkd is not used here, but brain, quality-guided, nonlinear, r2star, pdf-tv, tv",
         ),
         (["--segmentation", str(_regions(files[0])), "--reference", "putamen"], "the segmentation has no voxel"),
+        (["--erosion", "-3"], "--erosion is -3, needed millimetres"),
+        (["--noise-limit", "0"], "--noise-limit is 0, needed"),
     ):
         assert main([*run, *extra]) == 2
         assert message in capsys.readouterr().err

@@ -172,6 +172,10 @@ def _chosen(plan: Plan) -> Chosen:
 
 def _check_wishes(scan: Scan, plan: Plan, chosen: Chosen) -> None:
     """Refuse what cannot be made of this scan before anything is computed."""
+    if not plan.erosion >= 0:
+        raise InputError(f"--erosion is {plan.erosion:g}, needed millimetres, 0 or more")
+    if plan.noise_limit is not None and not plan.noise_limit > 0:
+        raise InputError(f"--noise-limit is {plan.noise_limit:g}, needed how many times the median noise, above 0")
     decay = scan.magnitude is not None and len(scan.echo_times) > 1
     if chosen.inversion.zero_is_csf and not decay:
         raise InputError(
