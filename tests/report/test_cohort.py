@@ -7,8 +7,10 @@ import shutil
 import pytest
 
 from chimap import group
+from chimap.plan import WHOLE_MASK
 from chimap.report.cohort import write_cohort_page
 from chimap.report.strips import WIDTH, Point, scatter, strip, ticks
+from chimap.scan import Reference
 
 COLUMNS = ("segmentation", "region", "volume_mm3", "chi_mean", "chi_sd", "r2star_mean")
 PALLIDUM = (0.131, 0.128, 0.135, 0.122, 0.127, 0.138, 0.125, 0.46)
@@ -21,7 +23,8 @@ def acquisition(output, name, chi, *, region="pallidum", about=None):
     sub, *session = [part for part in name.split("_") if part.startswith(("sub-", "ses-"))]
     stem = output.joinpath(sub, *session, "anat", name)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    record = {"Settings": SETTINGS, "Methods": "In a few words.", "Warnings": [], "Reference": "mean of the valid mask"}
+    record = {"Settings": SETTINGS, "Methods": "In a few words.", "Warnings": []}
+    record["Reference"] = Reference(WHOLE_MASK, 1000 + len(name), 1.2e3, chi / 10, 0.03).sentence
     stem.with_name(f"{name}_Chimap.json").write_text(json.dumps(record | (about or {})))
     rows = [COLUMNS, ("n/a", "whole mask", 1.2e6, 0, 0.03, 21.5), ("aseg", region, 1800, chi, 0.02, "n/a")]
     text = "\n".join("\t".join(map(str, row)) for row in rows)
@@ -98,6 +101,7 @@ def test_maps_made_in_two_ways_are_said_to_be(output):
     text = page(output)
     made = section(text, "made")
     assert "2 plans or versions" in text.split("<section")[0]
+    assert "is the mean of the valid mask" in section(text, "regions")
     assert "All alike" not in made
     assert "for that alone: inversion, tv.regularisation, Field strength." in made
     assert re.search(r"tv <span[^>]*>7 acquisitions</span><br>tkd <span[^>]*>1 acquisition: sub-05<", made)
