@@ -1,5 +1,6 @@
 """The commands as a user calls them, in this process; files in, files out."""
 
+import hashlib
 import json
 
 import nibabel
@@ -14,6 +15,7 @@ from chimap.fields.relaxation import r2star_map
 from chimap.inversion import zero_shot
 from chimap.io.bids import write_megre
 from chimap.io.nifti import write_volume
+from chimap.report.provenance import results_of
 from chimap.simulation.acquisition import acquire
 from chimap.simulation.head import built_in_head
 
@@ -189,6 +191,63 @@ def test_regions_references_and_weighted_images_of_a_run(files, tmp_path, simula
 
     assert main([*run, "--segmentation", str(file), "--reference", "putamen"]) == 2
     assert "the segmentation has iron, white matter" in capsys.readouterr().err
+
+
+def test_a_run_takes_the_files_of_an_earlier_one_with_it_and_no_others(files, tmp_path):
+    output = tmp_path / "output"
+    run = [*run_arguments(files[1], output), "--mask", str(files[0] / "mask.nii.gz"), "--plan", "quick"]
+    assert main([*run, "--swi", "--segmentation", str(_regions(files[0]))]) == 0
+    first = {path.name for path in output.iterdir()}
+    assert {"swi.nii.gz", "true_swi_mip.nii.gz", "segmentation.nii.gz", "segmentation.tsv", "regions.tsv"} < first
+    (output / "notes.txt").write_text("mine")
+    (output / "segmentation.tsv").write_text("index\tname\n1\tmine by now\n")
+    assert main([*run[:-1], "best", "--erosion", "1e3"]) == 2  # a run that fails leaves all as it was
+    assert {path.name for path in output.iterdir()} == first | {"notes.txt"}
+    assert main(run) == 0
+    left = {path.name for path in output.iterdir()}
+    volumes = {f"{name}.nii.gz" for name in ("chi", "total_field", "local_field", "mask", "brain_mask", "r2star")}
+    assert left == volumes | {"report.html", "provenance.json", "notes.txt", "segmentation.tsv"}
+    record = output / "provenance.json"
+    content = json.loads(record.read_text())
+    assert {row["name"] for row in content["outputs"]} == volumes | {"report.html"}
+    outside = tmp_path / "outside.txt"
+    outside.write_text("mine")
+    digest = hashlib.sha256(b"mine").hexdigest()
+    content["outputs"] = [{"name": name, "sha256": digest} for name in ("../outside.txt", str(outside), "notes.txt")]
+    record.write_text(json.dumps(content))
+    assert results_of(output) == ["notes.txt"]
+    record.write_text("{")
+    assert results_of(output) == []
+
+
+def _regions(folder):
+    """Two halves of the mask, as a segmentation with its table."""
+    image = nibabel.nifti1.load(folder / "mask.nii.gz")
+    halves = np.asarray(image.dataobj).astype(np.uint8)
+    halves[halves.shape[0] // 2 :] *= 2
+    nibabel.nifti1.Nifti1Image(halves, image.affine).to_filename(folder / "halves.nii.gz")
+    (folder / "halves.tsv").write_text("index\tname\n1\tright\n2\tcaudate\n3\tputamen\n")
+    return folder / "halves.nii.gz"
+
+
+def test_a_slip_in_set_or_reference_is_said_before_work_begins(files, tmp_path, capsys):
+    run = run_arguments(files[1], tmp_path / "output")
+    for extra, message in (
+        (
+            ["--set", "tkd.threshold=0.2"],
+            "tkd is not used here, but brain, quality-guided, nonlinear, r2star, pdf-tv, tv",
+        ),
+        (["--segmentation", str(_regions(files[0])), "--reference", "putamen"], "the segmentation has no voxel"),
+        (["--erosion", "-3"], "--erosion is -3, needed millimetres"),
+        (["--noise-limit", "0"], "--noise-limit is 0, needed"),
+    ):
+        assert main([*run, *extra]) == 2
+        assert message in capsys.readouterr().err
+    invert = ["invert", "--local-field", str(files[0] / "field.nii.gz"), "--mask", str(files[0] / "mask.nii.gz")]
+    invert += ["--output", str(tmp_path / "output" / "chi.nii.gz"), "--set", "tkd.threshold=0.2"]
+    assert main(invert) == 2 and "tkd is not used here, but tv" in capsys.readouterr().err
+    assert not (tmp_path / "output").exists()
+    assert main([*invert, "--method", "tkd"]) == 0
 
 
 def test_what_a_reference_or_a_weighted_image_lacks_is_said_before_work_begins(files, tmp_path, capsys):

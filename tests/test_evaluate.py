@@ -138,7 +138,8 @@ def test_voxels_that_chi_lacks_are_told(files, volumes, tmp_path, capsys):
         ("chi", None, np.diag([1.0, 1.5, 3.0, 1.0]), "does not lie on the grid"),
         ("mask", np.zeros((30, 28, 26)), AFFINE, "the mask is empty"),
         ("mask", None, np.diag([2.0, 1.5, 2.0, 1.0]), "does not lie on the grid"),
-        ("labels", None, np.diag([-1.0, 1.5, 2.0, 1.0]), "does not lie on the grid"),
+        ("labels", None, np.diag([-1.0, 1.5, 2.0, 1.0]), "no region inside the mask"),
+        ("labels", None, AFFINE + 500 * np.eye(4, k=3), "marks nothing on the map's grid"),
         ("labels", np.full((30, 28, 26), 93), AFFINE, "labels.nii.gz holds 93, which neither"),
         ("labels", np.full((30, 28, 26), 2.5), AFFINE, "holds 2.5, needed whole numbers"),
         ("labels", np.pad(np.ones((1, 1, 1)), ((0, 29), (0, 27), (0, 25))), AFFINE, "no region inside the mask"),
@@ -153,6 +154,21 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error and error.strip().count("\n") == 0
     assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_a_segmentation_on_another_grid_is_brought_onto_the_maps(files, volumes, tmp_path, capsys):
+    assert main(arguments(files, "--segmentation", files["labels"])) == 0
+    same = read(tmp_path / "chi_evaluation.json")
+    finer = np.kron(volumes["labels"], np.ones((2, 2, 2)))
+    steps = np.array([[0.5, 0, 0, -0.25], [0, 0.5, 0, -0.25], [0, 0, 0.5, -0.25], [0, 0, 0, 1]])
+    write(tmp_path / "labels.nii.gz", finer, AFFINE @ steps)
+    capsys.readouterr()
+    assert main(arguments(files, "--segmentation", files["labels"])) == 0
+    other = read(tmp_path / "chi_evaluation.json")
+    assert other["regions"] == same["regions"] and other["challenge"] == same["challenge"]
+    said = "labels.nii.gz lies on another grid and was brought onto the map's by the nearest neighbour"
+    assert said in capsys.readouterr().out and said in other["assumed about the segmentation"]
+    assert "another grid" not in same["assumed about the segmentation"]
 
 
 def test_a_damaged_table_and_a_wrong_output_are_refused(files, tmp_path, capsys):

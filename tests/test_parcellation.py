@@ -11,9 +11,9 @@ from chimap import parcellation, pipeline
 from chimap.errors import InputError
 from chimap.io.nifti import read_volume, write_volume
 from chimap.networks.weights import FOLDER, Trained
-from chimap.parcellation import NAMES, REGIONS, channels_of, classes_of, places_of, segment
+from chimap.parcellation import NAMES, REGIONS, channels_of, classes_of, hardly_found, places_of, segment
 from chimap.regions import region_rows
-from chimap.segmentation import identify, names_from_table, region, table_of_names
+from chimap.segmentation import Segmentation, identify, names_from_table, region, table_of_names
 from chimap.simulation.acquisition import acquire
 from chimap.simulation.head import angles_for_b0, built_in_head
 from chimap.simulation.tissues import TISSUES
@@ -152,6 +152,15 @@ def test_what_is_found_serves_region_values_and_can_be_written_and_read(rule, tm
     names = names_from_table(table_of_names(found.names), "segmentation.tsv")
     again, _ = identify(read, table=names, source="segmentation.nii.gz")
     assert torch.equal(again.labels, found.labels) and again.names == found.names
+
+
+def test_regions_that_hardly_are_there_are_named():
+    caudate, red = TISSUES["caudate"].label, TISSUES["red nucleus"].label
+    labels = torch.zeros(12, 12, 12, dtype=torch.int64)
+    labels[:4, :4, :4], labels[8, 8, 8] = caudate, red
+    found = Segmentation(labels, {caudate: "caudate", red: "red nucleus", 99: "brain stem"}, "network")
+    assert hardly_found(found, (1.0, 1.0, 1.0)) == ["red nucleus", "brain stem"]
+    assert hardly_found(found, (4.0, 4.0, 4.0)) == ["brain stem"]
 
 
 def test_islands_are_dropped_and_both_sides_kept():

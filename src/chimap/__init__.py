@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from chimap.pipeline import reconstruct as reconstruct
     from chimap.plan import Plan as Plan
     from chimap.plan import plan_named as plan_named
-    from chimap.regions import rows_of as region_values
+    from chimap.regions import region_values as region_values
     from chimap.scan import Maps as Maps
     from chimap.scan import Scan as Scan
 
@@ -40,7 +40,7 @@ _HOME = {
     "read_dicom": "chimap.io.dicom:read_scan",
     "read_scan": "chimap.io.nifti:read_scan",
     "reconstruct": "chimap.pipeline:reconstruct",
-    "region_values": "chimap.regions:rows_of",
+    "region_values": "chimap.regions:region_values",
     "with_segmentation": "chimap.io.labels:with_segmentation",
     "write_volume": "chimap.io.nifti:write_volume",
 }

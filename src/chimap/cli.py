@@ -364,7 +364,7 @@ def _run(options: argparse.Namespace, command: list[str]) -> None:
 
 
 def _plan(options: argparse.Namespace) -> Plan:
-    return plan_named(
+    plan = plan_named(
         options.plan,
         inversion=options.method,
         unwrap=options.unwrap,
@@ -379,6 +379,15 @@ def _plan(options: argparse.Namespace) -> Plan:
         choose_regularisation=options.choose_regularisation,
         settings=methods.settings_from_text(options.set),
     )
+    _check_settings(options, plan.mask, plan.unwrap, plan.combination, "r2star", plan.background, plan.inversion)
+    return plan
+
+
+def _check_settings(options: argparse.Namespace, *used: str) -> None:
+    """Refuse parameters of a method that has no part in this: a slip that would change nothing and say nothing."""
+    idle = [name for name in methods.settings_from_text(options.set) if name not in used]
+    if idle:
+        raise InputError(f"--set {idle[0]}.…: {idle[0]} is not used here, but {', '.join(used)}")
 
 
 def _bids(options: argparse.Namespace, command: list[str]) -> int:
@@ -426,6 +435,7 @@ def _dicom(options: argparse.Namespace, command: list[str]) -> None:
 
 
 def _invert(options: argparse.Namespace, command: list[str]) -> None:
+    _check_settings(options, options.method)
     from chimap.commands import reconstruction
 
     reconstruction.invert(

@@ -4,6 +4,7 @@ The network sees the head in the scanner's axes (right, front, up) with voxels o
 the scan lies. It has learned from simulated heads alone, see `training.recipes.segment`.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,9 @@ REGIONS: dict[str, tuple[str, ...]] = {
 nucleus. White and grey matter are those of the cerebrum; csf holds ventricles and sulci."""
 NAMES: dict[int, str] = {TISSUES[tissues[0]].label: name for name, tissues in REGIONS.items()}
 """{number in a segmentation: region}: those of `simulation.tissues`, up to 10 the 2019 challenge's."""
+
+HARDLY = 50.0
+"""[mm^3]: a tenth to a fifth of the smallest regions, red nucleus and substantia nigra, in a grown-up's head."""
 
 SPREAD = frozenset({"white matter", "grey matter", "csf", "cerebellar white matter", "cerebellar cortex"})
 """Regions of many parts."""
@@ -115,6 +119,18 @@ def segment(
     labels[box][inside] = found
     _drop_islands(labels[box])
     return Segmentation(labels, dict(NAMES), "network")
+
+
+def hardly_found(segmentation: Segmentation, voxel_size: Triple) -> list[str]:
+    """Regions of which there is less than `HARDLY`: every one of them is larger in every head."""
+    names = dict.fromkeys(segmentation.names.values())
+    volume = math.prod(voxel_size)
+    return [
+        name
+        for name in names
+        if volume * sum(int((segmentation.labels == n).sum()) for n, own in segmentation.names.items() if own == name)
+        < HARDLY
+    ]
 
 
 def channels_of(magnitude: Tensor | None, chi: Tensor, mask: Tensor, places: Tensor | None) -> Tensor:

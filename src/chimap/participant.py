@@ -34,6 +34,8 @@ from chimap.segmentation import VENTRICLES, Segmentation, canonical, region, tab
 
 SWI = {"swi": "swi", "swi_mip": "minIP", "true_swi": "desc-true_swi", "true_swi_mip": "desc-true_minIP"}
 """How BIDS's names of susceptibility-weighted images end."""
+ON_REQUEST = (FOUND.removesuffix(".nii.gz"), "R2starmap", *SWI.values())
+"""Ends of names that not every map has beside it: those of a map before go with it."""
 
 
 def make(job: Job) -> tuple[str, ...]:
@@ -59,7 +61,8 @@ def _make_maps(job: Job) -> tuple[str, ...]:
     maps = pipeline.reconstruct(scan, job.plan)
     job.folder.mkdir(parents=True, exist_ok=True)
     sources = [f"bids:raw:{row['Name']}" for row in inputs if row["Name"].startswith("sub-")]
-    with whole_directory(job.folder) as folder:
+    before = [f"{job.name}_{ending}{kind}" for ending in ON_REQUEST for kind in (".nii.gz", ".json", ".tsv")]
+    with whole_directory(job.folder, earlier=before) as folder:
         for ending, (volume, description, about) in _volumes(maps).items():
             path = folder / f"{job.name}_{ending}.nii.gz"
             nifti.write_volume(path, volume, scan.affine, description=description)
@@ -72,9 +75,6 @@ def _make_maps(job: Job) -> tuple[str, ...]:
             table_beside(path).write_text(table_of_names(maps.segmentation.names), encoding="utf-8")
             content = {"Description": "Regions found by a network in magnitude and chi", "Sources": sources}
             bids_names.write_json(bids_names.json_beside(path), content)
-        else:  # those of a run before belong to another map
-            for path in (job.path(FOUND), table_beside(job.path(FOUND)), bids_names.json_beside(job.path(FOUND))):
-                path.unlink(missing_ok=True)
         job.path("Chimap.json").unlink(missing_ok=True)  # from here on, what was there before is no whole any more
         job.path("regions.json").unlink(missing_ok=True)
     write_report(job.report, scan, maps, job.plan, title=f"Susceptibility map of {job.name}")
@@ -87,19 +87,15 @@ def _read(job: Job) -> Scan:
     acquisition = job.acquisition
     scan = nifti.read_scan(acquisition.phase, acquisition.magnitude, root=acquisition.root, **job.told)
     if job.segmentations is not None and needs_segmentation(job):
-        scan = replace(scan, segmentation=_segmentation_with(job.plan.reference, job, scan))
+        segmentation, notes = _segmentation_with(job.plan.reference, job, scan)
+        scan = replace(scan, segmentation=segmentation, notes=(*scan.notes, *notes))
     if job.masks is None:
         return scan
     path = mask_for(acquisition, job.masks)
-    values, resampled = nifti.read_onto(path, scan.affine, scan.shape)
+    values, resampled = nifti.read_onto(path, scan.affine, scan.shape, what="mask")
     if not (values > 0).any():
         raise InputError(f"{path}: the mask is empty, no voxel is above 0")
-    warnings = list(scan.warnings)
-    if resampled:
-        warnings.append(
-            f"The mask {path.name} lies on another grid and was brought onto the scan's by the nearest neighbour, "
-            "as if the head had not moved between the two."
-        )
+    warnings = [*scan.warnings, *resampled]
     name = bids_names.parse(path.name)
     others = {} if name is None else {k: v for k, v in name.entities if acquisition.labels.get(k, v) != v}
     if others:
@@ -108,22 +104,24 @@ def _read(job: Job) -> Scan:
     return replace(scan, mask=values > 0, warnings=tuple(warnings), files=files)
 
 
-def _segmentation_with(reference: str, job: Job, scan: Scan) -> Segmentation:
-    """The one that names the region to which chi is to be relative; the last, where none does."""
+def _segmentation_with(reference: str, job: Job, scan: Scan) -> tuple[Segmentation, tuple[str, ...]]:
+    """The one that names the region to which chi is to be relative; the last, where none does. And a note on it."""
     wanted = VENTRICLES if reference == "csf" else {canonical(reference)}
     found = list(_segmentations(job, scan.affine, scan.shape).values())
-    return next((one for one in found if region(one, wanted).any()), found[-1])
+    return next((one for one in found if region(one[0], wanted).any()), found[-1])
 
 
-def _segmentations(job: Job, affine: np.ndarray, shape: Sequence[int]) -> dict[str, Segmentation]:
-    """Those of other programs by their kind; without any, the regions that were found beside the map."""
+def _segmentations(
+    job: Job, affine: np.ndarray, shape: Sequence[int]
+) -> dict[str, tuple[Segmentation, tuple[str, ...]]]:
+    """Those of other programs by their kind; without any, the regions that were found beside the map. Notes on each."""
     if job.segmentations is None:
         path = job.path(FOUND)
-        return {"network": read_segmentation(path, affine, shape)[0]} if path.exists() else {}
+        return {"network": (read_segmentation(path, affine, shape)[0], ())} if path.exists() else {}
     named = {}
     for kind, path in segmentations_for(job.acquisition, job.segmentations).items():
-        values, _ = nifti.read_onto(path, affine, shape)
-        named[kind] = identify_bids(values, _table_of(path, job.segmentations), str(path))
+        values, notes = nifti.read_onto(path, affine, shape, what="segmentation")
+        named[kind] = identify_bids(values, _table_of(path, job.segmentations), str(path)), notes
     return named
 
 
@@ -174,11 +172,13 @@ def _make_regions(job: Job) -> None:
     maps = {"chi": chi}
     if job.path("R2starmap.nii.gz").exists():
         maps["r2star"] = nifti.read_volume(job.path("R2starmap.nii.gz"))[0]
-    rows = region_rows(maps, mask, voxel_size(affine), _segmentations(job, affine, chi.shape))
+    found = _segmentations(job, affine, chi.shape)
+    notes = [note for _, some in found.values() for note in some]
+    rows = region_rows(maps, mask, voxel_size(affine), {kind: one for kind, (one, _) in found.items()})
     with whole_file(job.path("regions.tsv")) as target:
         target.write_text(as_table(rows), encoding="utf-8")
     with whole_file(job.path("regions.json")) as target:
-        bids_names.write_json(target, {**COLUMNS, "Inputs": inputs})
+        bids_names.write_json(target, {**COLUMNS, **({"Notes": notes} if notes else {}), "Inputs": inputs})
 
 
 def _table_of(path: Path, root: Path) -> dict[int, str] | None:

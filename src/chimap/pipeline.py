@@ -21,10 +21,10 @@ from chimap.fields.mask import drop_noisy, erode, with_holes
 from chimap.fields.tree import wrap
 from chimap.inversion.choice import Choice, choose, penalty_of
 from chimap.linalg import bounding_box
-from chimap.parcellation import NAMES, segment
+from chimap.parcellation import NAMES, hardly_found, segment
 from chimap.physics import units
 from chimap.physics.dipole import DipoleModel
-from chimap.plan import Plan, plan_named
+from chimap.plan import WHOLE_MASK, Plan, plan_named
 from chimap.regions import known_region, referred, region_called
 from chimap.scan import Finding, Maps, Reference, Scan
 from chimap.segmentation import VENTRICLES, Segmentation, canonical, region
@@ -121,6 +121,12 @@ def reconstruct(
                 "The regions were found by a network that has learned from simulated heads alone: look at their "
                 "outlines before their values are used."
             )
+            lacking = hardly_found(segmentation, scan.voxel_size)
+            if lacking:
+                record.warnings.append(
+                    f"The network found hardly any {', '.join(lacking)}: unless the scan leaves them out, the affine "
+                    "may not say how the head lies, and then the outlines of the other regions are wrong, too."
+                )
     chi, reference = _referred(chi, mask, csf, segmentation, scan, plan)
     record.notes.append(
         "chi is as the inversion gave it: its sum over the whole grid is zero before masking."
@@ -172,6 +178,10 @@ def _chosen(plan: Plan) -> Chosen:
 
 def _check_wishes(scan: Scan, plan: Plan, chosen: Chosen) -> None:
     """Refuse what cannot be made of this scan before anything is computed."""
+    if not plan.erosion >= 0:
+        raise InputError(f"--erosion is {plan.erosion:g}, needed millimetres, 0 or more")
+    if plan.noise_limit is not None and not plan.noise_limit > 0:
+        raise InputError(f"--noise-limit is {plan.noise_limit:g}, needed how many times the median noise, above 0")
     decay = scan.magnitude is not None and len(scan.echo_times) > 1
     if chosen.inversion.zero_is_csf and not decay:
         raise InputError(
@@ -187,6 +197,8 @@ def _check_wishes(scan: Scan, plan: Plan, chosen: Chosen) -> None:
         )
     if _is_region(plan.reference):
         known_region(plan.reference, NAMES if scan.segmentation is None else scan.segmentation.names)
+        if scan.segmentation is not None and not region_called(plan.reference, scan.segmentation).any():
+            raise InputError(f"chi was to be relative to {plan.reference}, of which the segmentation has no voxel")
     if plan.swi and scan.magnitude is None:
         raise InputError("susceptibility-weighted images are made of the magnitude, and there is none")
 
@@ -205,7 +217,7 @@ def _referred(
     """chi relative to what the plan says, or to the fluid that the method or the plan wanted found."""
     if csf is None and plan.reference == "none":
         return chi, None
-    inside, name = mask, "the mask in which it is valid"
+    inside, name = mask, WHOLE_MASK
     if csf is not None:
         inside, name = csf, "the cerebrospinal fluid in the middle of the brain, where R2* is lowest"
     elif plan.reference == "csf" and segmentation is not None:

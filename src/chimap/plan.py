@@ -6,6 +6,9 @@ from typing import Any
 
 from chimap.errors import InputError
 
+WHOLE_MASK = "the mask in which it is valid"
+"""What chi is relative to unless something else is asked for."""
+
 
 @dataclass(frozen=True)
 class Plan:

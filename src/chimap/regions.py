@@ -97,7 +97,7 @@ def region_rows(
     return rows
 
 
-def rows_of(maps: Maps, voxel_size: Triple) -> list[Row]:
+def region_values(maps: Maps, voxel_size: Triple) -> list[Row]:
     """`region_rows` of chi and R2* in a run's segmentation."""
     volumes = {"chi": maps.chi} | ({} if maps.r2star is None else {"r2star": maps.r2star})
     found = {} if maps.segmentation is None else {maps.segmentation.scheme: maps.segmentation}

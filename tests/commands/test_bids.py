@@ -220,7 +220,7 @@ def test_masks_of_another_program(dataset, tmp_path, no_report):
         used = nib.nifti1.load(f"{stem}_desc-brain_mask.nii.gz").get_fdata() > 0
         assert used.shape == truth
         warned = (
-            "brought onto the scan's by the nearest neighbour"
+            "brought onto the map's by the nearest neighbour"
             in (stem.with_name(stem.name + "_Chimap.json")).read_text()
         )
         assert warned == (subject == "02")
@@ -243,6 +243,9 @@ def test_chi_relative_to_a_region_and_weighted_images(dataset, tmp_path, no_repo
     assert "relative to its mean in white matter" in about["Reference"] and "SD" in about["Reference"]
     for name in ("swi", "minIP", "desc-true_swi", "desc-true_minIP"):
         assert nib.nifti1.load(f"{stem}_{name}.nii.gz").get_fdata().max() > 0
+    assert "brought onto" not in json.dumps(about) and "Notes" not in json.loads(
+        Path(f"{stem}_regions.json").read_text()
+    )
     capsys.readouterr()
     assert bids(dataset, output, *options) == 0
     assert "1 done before" in capsys.readouterr().out
@@ -255,6 +258,17 @@ def test_chi_relative_to_a_region_and_weighted_images(dataset, tmp_path, no_repo
     again = {row["region"]: row for row in table(f"{stem}_regions.tsv")}
     assert float(again["white matter"]["chi_mean"]) == 0
     assert again["whole mask"]["chi_mean"] != rows["whole mask"]["chi_mean"]
+
+    halves = np.repeat(np.repeat(np.repeat(values, 2, 0), 2, 1), 2, 2)
+    finer = image.affine @ np.array([[0.5, 0, 0, -0.25], [0, 0.5, 0, -0.25], [0, 0, 0.5, -0.25], [0, 0, 0, 1]])
+    nib.nifti1.Nifti1Image(halves, finer).to_filename(labels)
+    own = output / "sub-01/anat/sub-01_notes.txt"
+    own.write_text("mine")
+    assert bids(dataset, output, *options[:-1], "--overwrite") == 0  # without --swi
+    assert "dseg.nii.gz lies on another grid" in json.dumps(json.loads(Path(f"{stem}_Chimap.json").read_text()))
+    assert "dseg.nii.gz lies on another grid" in json.loads(Path(f"{stem}_regions.json").read_text())["Notes"][0]
+    assert not list(own.parent.glob("*swi*")) and not list(own.parent.glob("*minIP*")) and own.exists()
+    assert {row["region"]: row for row in table(f"{stem}_regions.tsv")} == again
 
 
 def test_regions_that_were_found_stand_beside_the_map(dataset, tmp_path, no_report, monkeypatch):
@@ -293,6 +307,8 @@ def test_regions_that_were_found_stand_beside_the_map(dataset, tmp_path, no_repo
         (["--method", "magic"], "no inversion"),
         (["--set", "tkd.limit=1"], "tkd has no parameter"),
         (["--workers", "-1"], "--workers is -1"),
+        (["--masks", "nowhere"], "--masks nowhere is no folder"),
+        (["--segmentations", "nowhere"], "--segmentations nowhere is no folder"),
         (["--slurm", "--scheduler", "tcp://127.0.0.1:1"], "either --scheduler or --slurm"),
     ],
 )

@@ -127,7 +127,7 @@ def test_missing_slices_and_repeated_volumes_are_refused(tmp_path):
 
 
 def test_images_of_single_channels_are_refused_with_what_to_do(tmp_path):
-    combine = "channels of a coil, combine them first"
+    combine = "repetitions of one measurement, give one.*channels of a coil, combine them first"
     write_series(tmp_path / "one series", "P", {channel: 0.01 for channel in range(1, 5)}, number=5)
     with pytest.raises(InputError, match=f"series 5 .*24 images at 6 places.*{combine}"):
         dicom.read_scan(tmp_path / "one series")

@@ -92,7 +92,12 @@ def test_what_cannot_be_used_is_listed_with_the_reason(tmp_path):
     assert rows[5].startswith("cannot be used: slices are 3 to 6 mm apart, so some are missing")
     write_series(tmp_path / "channels", "P", {channel: 0.01 for channel in range(1, 5)}, number=5)
     (row,) = dicom.survey(tmp_path / "channels")
-    assert "24 images at 6 places" in row.use and "channels of a coil" in row.use and not row.usable
+    assert (
+        "24 images at 6 places" in row.use
+        and "repetitions" in row.use
+        and "channels of a coil" in row.use
+        and not row.usable
+    )
     (tmp_path / "junk").mkdir()
     (tmp_path / "junk" / "a.txt").write_text("no image")
     (tmp_path / "junk" / "b.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 40)

@@ -486,7 +486,7 @@ def test_the_real_multi_echo_block_is_rescaled_by_an_announced_guess(shared_data
 )
 def test_channels_of_a_coil_are_refused_with_what_to_do(tmp_path, shape, times, said):
     phase = save(tmp_path / "p.nii", wrapped(shape=shape), EchoTime=times, MagneticFieldStrength=3)
-    with pytest.raises(InputError, match=f"{said}.*channels of a coil, combine them first") as refused:
+    with pytest.raises(InputError, match=f"{said}.*repetitions.*channels of a coil, combine them first") as refused:
         nifti.read_scan([phase])
     assert str(refused.value).count("; if they are") == 1 and "p.nii" in str(refused.value)
 
@@ -495,7 +495,7 @@ def test_channels_beside_echo_times_of_the_user_or_a_combined_phase_are_refused(
     many = save(tmp_path / "many.nii", wrapped(shape=(*SHAPE, 24)))
     one = save(tmp_path / "one.nii", wrapped(shape=(*SHAPE, 3)))
     known = {"echo_times": [0.004, 0.008, 0.012], "field_strength": 3.0}
-    combine = "channels of a coil, combine them first"
+    combine = "repetitions of one measurement, give one.*channels of a coil, combine them first"
     with pytest.raises(InputError, match=f"--echo-times gives 3 .*many.nii holds 24 echoes; .*{combine}"):
         nifti.read_scan([many], **known)
     magnitude = save(tmp_path / "m.nii", np.abs(wrapped(shape=(*SHAPE, 24))))

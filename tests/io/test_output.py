@@ -31,6 +31,24 @@ def test_an_existing_folder_keeps_its_other_files(tmp_path):
     assert os.listdir(tmp_path) == ["out"]
 
 
+def test_what_belongs_to_results_before_goes_once_the_new_ones_stand(tmp_path):
+    out = tmp_path / "out"
+    (out / "dicom").mkdir(parents=True)
+    (out / "kept").mkdir()
+    for name in ("chi", "swi", "mine", "dicom/1", "dicom/2", "kept/old", "kept/mine"):
+        (out / name).write_text("old")
+    earlier = ["chi", "swi", "dicom/1", "dicom/2", "kept/old", "gone before"]
+    with pytest.raises(RuntimeError), whole_directory(out, earlier=earlier) as folder:
+        (folder / "chi").write_text("half")
+        raise RuntimeError
+    assert (out / "swi").exists() and (out / "chi").read_text() == "old"
+    with whole_directory(out, earlier=earlier) as folder:
+        (folder / "chi").write_text("new")
+        assert (out / "swi").exists()  # until the new ones are whole
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*")) == ["chi", "kept", "kept/mine", "mine"]
+    assert (out / "chi").read_text() == "new"
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_nothing_remains_after_an_error_or_an_interrupt(tmp_path, error):
     with pytest.raises(error), whole_directory(tmp_path / "deep" / "out") as folder:

@@ -7,8 +7,10 @@ import shutil
 import pytest
 
 from chimap import group
+from chimap.plan import WHOLE_MASK
 from chimap.report.cohort import write_cohort_page
 from chimap.report.strips import WIDTH, Point, scatter, strip, ticks
+from chimap.scan import Reference
 
 COLUMNS = ("segmentation", "region", "volume_mm3", "chi_mean", "chi_sd", "r2star_mean")
 PALLIDUM = (0.131, 0.128, 0.135, 0.122, 0.127, 0.138, 0.125, 0.46)
@@ -21,7 +23,8 @@ def acquisition(output, name, chi, *, region="pallidum", about=None):
     sub, *session = [part for part in name.split("_") if part.startswith(("sub-", "ses-"))]
     stem = output.joinpath(sub, *session, "anat", name)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    record = {"Settings": SETTINGS, "Methods": "In a few words.", "Warnings": [], "Reference": "mean of the valid mask"}
+    record = {"Settings": SETTINGS, "Methods": "In a few words.", "Warnings": []}
+    record["Reference"] = Reference(WHOLE_MASK, 1000 + len(name), 1.2e3, chi / 10, 0.03).sentence
     stem.with_name(f"{name}_Chimap.json").write_text(json.dumps(record | (about or {})))
     rows = [COLUMNS, ("n/a", "whole mask", 1.2e6, 0, 0.03, 21.5), ("aseg", region, 1800, chi, 0.02, "n/a")]
     text = "\n".join("\t".join(map(str, row)) for row in rows)
@@ -98,6 +101,7 @@ def test_maps_made_in_two_ways_are_said_to_be(output):
     text = page(output)
     made = section(text, "made")
     assert "2 plans or versions" in text.split("<section")[0]
+    assert "is the mean of the valid mask" in section(text, "regions")
     assert "All alike" not in made
     assert "for that alone: inversion, tv.regularisation, Field strength." in made
     assert re.search(r"tv <span[^>]*>7 acquisitions</span><br>tkd <span[^>]*>1 acquisition: sub-05<", made)
@@ -212,6 +216,30 @@ def test_columns_sort_in_a_browser(output):
     by_chi = [f"sub-{1 + n:02d}" for n in sorted(range(8), key=PALLIDUM.__getitem__)]
     assert before == sorted(by_chi) and rising == by_chi and falling == by_chi[::-1]
     assert complaints == [] and width == 390
+
+
+def test_on_paper_nothing_is_cut_off(tmp_path):
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed; .ci/run installs it")
+    who = {"session_id": "n/a", "acquisition": "n/a", "outlier": "n/a", "segmentation": "aseg", "chi_sd": "0.0217"}
+    regions = [f"left inferior lateral region {n}" for n in range(36)]
+    rows = [{**who, "participant_id": "sub-01", "region": name, "chi_mean": "-0.0432"} for name in regions]
+    path = tmp_path / "group.html"
+    write_cohort_page(path, group.Table({"sub-01": group.Member(rows, {})}, {}, ()), ages={"sub-01": 61.5})
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        paper = browser.new_page(viewport={"width": 688, "height": 1000})  # A4 between its margins
+        paper.emulate_media(media="print")
+        paper.goto(path.as_uri())
+        cells = paper.locator("#table th, #table td")
+        places = [cell.bounding_box() for cell in cells.all()]
+        inside = cells.evaluate_all("all => all.map(cell => cell.scrollWidth <= cell.clientWidth)")
+        width = paper.evaluate("document.documentElement.scrollWidth")
+        browser.close()
+    assert len(places) == 2 * 38 and width == 688 and all(inside)
+    assert all(place and place["x"] >= 0 and place["x"] + place["width"] <= 688 for place in places)
 
 
 def test_five_hundred_people_fit_into_one_megabyte(tmp_path):

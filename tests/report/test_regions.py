@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from chimap.report.page import write_report
-from chimap.report.regions import outlined, region_values, through
+from chimap.report.regions import outlined, region_table, through
 from chimap.report.view import view_of
 from chimap.segmentation import Segmentation
 
@@ -27,7 +27,7 @@ def segmented(maps):
 
 
 def test_values_are_those_of_the_maps_and_beside_them_what_is_known(scan, segmented):
-    whole, pallidum, white, odd = region_values(scan, segmented)
+    whole, pallidum, white, odd = region_table(scan, segmented)
     labels, chi = segmented.segmentation.labels, segmented.chi
     assert pallidum.region == "left globus pallidus"
     assert pallidum.mean == pytest.approx(float(chi[labels == 1].mean()), abs=1e-6)
@@ -41,7 +41,7 @@ def test_values_are_those_of_the_maps_and_beside_them_what_is_known(scan, segmen
 def test_without_white_matter_there_is_no_difference_to_it(scan, segmented):
     labels = segmented.segmentation.labels
     alone = replace(segmented, segmentation=Segmentation(labels * (labels != 2), NAMES, "table"))
-    assert all(math.isnan(row.above) for row in region_values(scan, alone))
+    assert all(math.isnan(row.above) for row in region_table(scan, alone))
 
 
 def test_planes_meet_in_the_regions(scan, segmented):
@@ -52,7 +52,7 @@ def test_planes_meet_in_the_regions(scan, segmented):
 
 
 def test_a_run_without_regions_has_no_table(tmp_path, scan, maps, plan):
-    assert region_values(scan, maps) == []
+    assert region_table(scan, maps) == []
     write_report(tmp_path / "report.html", scan, maps, plan)
     assert "Values by region" not in (tmp_path / "report.html").read_text()
 

@@ -116,6 +116,9 @@ def participant(
         check_dataset(dataset)
     methods.find(plan.background, *methods.TO_LOCAL_FIELD)
     methods.find(plan.inversion, *methods.TO_CHI)
+    for option, folder in (("--masks", masks), ("--segmentations", segmentations)):
+        if folder is not None and not folder.is_dir():
+            raise InputError(f"{option} {folder} is no folder, needed derivatives as BIDS lays them out")
     dataset, output = dataset.absolute(), output.absolute()
     found = acquisitions(dataset, subjects, sessions)
     _prepare(dataset, output)
@@ -196,7 +199,8 @@ def group(*, dataset: Path, output: Path, subjects: Sequence[str] | None) -> int
         for name in lacking:
             failed[name] = _short(found[name] or failed.get(name, "not mapped yet, or not to the end"), dataset)
         if lacking:
-            tell([f"{_count(len(lacking), 'acquisition')} of the dataset have no values: {', '.join(lacking)}"])
+            lack = "has" if len(lacking) == 1 else "have"
+            tell([f"{_count(len(lacking), 'acquisition')} of the dataset {lack} no values: {', '.join(lacking)}"])
     write_cohort_page(output / "group.html", table, failed=failed, ages=ages(dataset))
     odd = [(name, row) for name, one in table.members.items() for row in one.rows if row["outlier"] != "n/a"]
     console.print(f"{_count(len(table.members), 'acquisition')}, {_count(len(table.rows), 'row')}")

@@ -1,5 +1,6 @@
 """What every command shares: how it talks to the person at the terminal, and what it does to memory first."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ctypes import CDLL
@@ -47,12 +48,12 @@ def progress() -> Iterator[Any]:
 
 
 def tell(warnings: Sequence[str]) -> None:
-    for sentence in warnings:
-        errors.print(Text.assemble(("warning: ", "yellow"), sentence))
+    for sentence in warnings:  # in a log, a warning is one line
+        errors.print(Text.assemble(("warning: ", "yellow"), sentence), soft_wrap=not errors.is_terminal)
 
 
 def print_table(rows: Mapping[str, float]) -> None:
     table = Table(box=None, show_header=False)
     for name, value in rows.items():
-        table.add_row(Text(name), f"{value:.4g}")
+        table.add_row(Text(name), "n/a" if math.isnan(value) else f"{value:.4g}")
     console.print(table)

@@ -2,11 +2,10 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -16,9 +15,8 @@ from chimap.arrays import Mask, Volume
 from chimap.commands.console import console, keep_freed_memory, print_table, tell
 from chimap.errors import InputError
 from chimap.io import checks, nifti, space
-from chimap.io.labels import names_beside, table_beside
+from chimap.io.labels import read_segmentation, table_beside
 from chimap.io.output import whole_file
-from chimap.segmentation import Segmentation, identify
 
 
 def evaluate(*, chi: Path, truth: Path, mask: Path | None, segmentation: Path | None, output: Path | None) -> None:
@@ -28,7 +26,8 @@ def evaluate(*, chi: Path, truth: Path, mask: Path | None, segmentation: Path | 
         chi: The map in question [ppm].
         truth: On the same grid [ppm].
         mask: Where to compare; where the truth is not zero if None.
-        segmentation: Regions, on the same grid; named by a table of the same name ending in .tsv, if there is one.
+        segmentation: Regions, brought onto this grid by the nearest neighbour where they lie on another; named by a
+            table of the same name ending in .tsv, if there is one.
         output: Ends in .json; beside chi, as <its name>_evaluation.json, if None.
 
     Raises:
@@ -51,9 +50,10 @@ def evaluate(*, chi: Path, truth: Path, mask: Path | None, segmentation: Path | 
     tell(notes)
     regions, assumed = None, None
     if segmentation is not None:
-        regions, assumed = _read_segmentation(segmentation, truth, true.shape, truth_affine)
+        regions, said = read_segmentation(segmentation, truth_affine, true.shape)
         if not regions.labels[inside].any():
             raise InputError(f"{segmentation} marks no region inside the mask")
+        assumed = " ".join(said)
         console.print(assumed)
     size = space.voxel_size(truth_affine)
     table = None if segmentation is None else table_beside(segmentation)
@@ -96,12 +96,6 @@ def _comparable(
     return (f"{chi.name} is exactly 0 in {missing:.0%} of the mask; these voxels count as errors like all others.",)
 
 
-def _read_segmentation(path: Path, truth: Path, shape: Sequence[int], affine: np.ndarray) -> tuple[Segmentation, str]:
-    values, own_affine = nifti.read_volume(path)
-    checks.same_grid(str(path), values.shape, own_affine, str(truth), shape, affine)
-    return identify(values, table=names_beside(path), source=str(path))
-
-
 def _stem(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".nii")
 
@@ -129,6 +123,7 @@ def _print(report: Mapping[str, Any]) -> None:
     keys = ("mean [ppm]", "SD [ppm]", "true mean [ppm]", "true SD [ppm]", "mean error [ppm]", "RMSE [ppm]")
     for name, row in report["regions"].items():
         numbers = [f"{row[key]:.4f}" for key in keys]
-        table.add_row(Text(name), str(row["voxels"]), *numbers, f"{row['slope']:.2f}")
+        slope = "n/a" if math.isnan(row["slope"]) else f"{row['slope']:.2f}"
+        table.add_row(Text(name), str(row["voxels"]), *numbers, slope)
     console.print("\nRegions, both maps relative to their mean in the mask:")
     Console(width=None if console.is_terminal else 120, markup=False, highlight=False).print(table)

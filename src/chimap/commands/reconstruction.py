@@ -18,7 +18,7 @@ from chimap.io.labels import with_segmentation
 from chimap.io.output import whole_directory, whole_file
 from chimap.physics import units as unit
 from chimap.plan import Plan
-from chimap.regions import as_table, rows_of
+from chimap.regions import as_table, region_values
 from chimap.scan import Maps, Scan
 from chimap.segmentation import table_of_names
 
@@ -42,6 +42,8 @@ def run(
     command: Sequence[str],
 ) -> None:
     """An acquisition to chi, fields, masks, a report and its provenance in the folder `output`."""
+    from chimap.report.provenance import results_of
+
     keep_freed_memory()
     if dicom is not None:
         from chimap.io import dicom as dicom_series
@@ -60,13 +62,14 @@ def run(
     if segmentation is not None:
         scan = with_segmentation(scan, segmentation)
     tell(scan.warnings)
-    export = _dicom_writer(scan, plan, output / "dicom") if write_dicom else None
+    earlier = results_of(output)
+    export = _dicom_writer(scan, plan, output / "dicom", earlier) if write_dicom else None
     maps = reconstruct(scan, plan)
     plan = replace(plan, settings=pipeline.with_settings(plan.settings, maps.settings))
-    with whole_directory(output) as folder:
-        write_maps(folder, scan, maps, plan, command=command)
+    with whole_directory(output, earlier=earlier) as folder:
         if export is not None:
             export(folder / "dicom", maps)
+        write_maps(folder, scan, maps, plan, command=command)
     tell(maps.warnings)
     print_seconds(maps)
     console.print(f"Maps: {output}/chi.nii.gz, total_field, local_field, mask\nReport: {output / 'report.html'}")
@@ -225,6 +228,7 @@ def write_maps(
     seed: int | None = None,
     comparison: Mapping[str, float] | None = None,
 ) -> None:
+    """Everything of a run into a folder that holds nothing yet but what else belongs to the run."""
     from chimap.report.page import write_report
     from chimap.report.provenance import write_provenance
 
@@ -242,21 +246,23 @@ def write_maps(
     if maps.segmentation is not None:
         volumes["segmentation"] = (maps.segmentation.labels, "regions, named in segmentation.tsv")
         (folder / "segmentation.tsv").write_text(table_of_names(maps.segmentation.names), encoding="utf-8")
-        (folder / "regions.tsv").write_text(as_table(rows_of(maps, scan.voxel_size)), encoding="utf-8")
+        (folder / "regions.tsv").write_text(as_table(region_values(maps, scan.voxel_size)), encoding="utf-8")
     for name, (volume, description) in volumes.items():
         nifti.write_volume(folder / f"{name}.nii.gz", volume, scan.affine, description=description)
     extras = None if comparison is None else {name: f"{value:.4g}" for name, value in comparison.items()}
     write_report(folder / "report.html", scan, maps, plan, extras=extras)
-    write_provenance(folder / "provenance.json", scan, maps, plan, command=command, seed=seed)
+    written = sorted(path for path in folder.rglob("*") if path.is_file())
+    write_provenance(folder / "provenance.json", scan, maps, plan, command=command, seed=seed, outputs=written)
 
 
-def _dicom_writer(scan: Scan, plan: Plan, target: Path) -> Callable[[Path, Maps], None]:
+def _dicom_writer(scan: Scan, plan: Plan, target: Path, earlier: Sequence[str]) -> Callable[[Path, Maps], None]:
     """Writes chi as a DICOM series of the scan's study. Made before the work begins, so that it fails before."""
     from chimap.io import dicom_output
     from chimap.methods import TO_CHI, find
 
     series = dicom_output.source_of(scan)
-    left = {path.name for path in target.glob("*")} - set(dicom_output.file_names(series))
+    own = {*dicom_output.file_names(series), *(Path(name).name for name in earlier)}
+    left = {path.name for path in target.glob("*")} - own
     if left:
         raise InputError(f"{target} holds {len(left)} files of something else; needed another --output for this DICOM")
     method = find(plan.inversion, *TO_CHI).label

@@ -205,6 +205,7 @@ def _shape_for(voxel_size: Triple) -> Shape:
 def demo(*, output: Path, shape: tuple[int, int, int], voxel_size: Triple, seed: int, command: Sequence[str]) -> None:
     """Simulate the built-in head, write it as a user's files, reconstruct those and compare with the truth."""
     from chimap.report.figures import three_planes
+    from chimap.report.provenance import results_of
     from chimap.report.view import view_of
 
     keep_freed_memory()
@@ -241,11 +242,11 @@ def demo(*, output: Path, shape: tuple[int, int, int], voxel_size: Triple, seed:
         "brain mask, Dice": float(overlap),
         "inversion of the true local field, NRMSE [%]": metrics.nrmse(alone, truth.chi, compared, demean=True),
     }
-    with whole_directory(output) as folder:
-        write_maps(folder, scan, maps, plan, command=command, seed=seed, comparison=table)
+    with whole_directory(output, earlier=results_of(output)) as folder:
         view = view_of(scan.affine, scan.voxel_size, maps.mask, margin=6.0)
         picture = three_planes(maps.chi, view, window=(-0.1, 0.15), unit="ppm", inside=maps.mask)
         (folder / "chi.png").write_bytes(picture)
+        write_maps(folder, scan, maps, plan, command=command, seed=seed, comparison=table)
     tell(maps.warnings)
     print_seconds(maps)
     console.print("Error against the known truth, inside the mask:")

@@ -102,7 +102,8 @@ def train_network(
     about = _about(command, data, [one.name for one in (scans or people)], [one.name for one in judges], chosen)
     try:
         if first:
-            count = f"{len(scans or people)} people to learn from, {len(judges)} to judge by"
+            many = len(scans or people)
+            count = f"{many} {'person' if many == 1 else 'people'} to learn from, {len(judges)} to judge by"
             console.print(f"{recipe}: {settings.steps} steps on {chosen}, {count}")
         people, judges = ([_moved(one, chosen) for one in some] for some in (people, judges))
         scans = [_moved_scan(scan, chosen) for scan in scans]

@@ -102,7 +102,7 @@ def assemble(
     times = tuple(given[echo] for echo in order)
     if any(checks.same_time(a, b) for a, b in zip(times, times[1:], strict=False)):
         listed = ", ".join(f"{time:g}" for time in times)
-        raise InputError(f"{_names(phase)}: two echoes have the same echo time ({listed} s); {checks.CHANNELS}")
+        raise InputError(f"{_names(phase)}: two echoes have the same echo time ({listed} s); {checks.SEVERAL}")
     if order != sorted(order):
         notes.append("The echoes were put in the order of their echo times.")
     if difference and told.echo_times is None:
@@ -151,7 +151,7 @@ def _stack(images: Sequence[Image], what: str) -> np.ndarray:
         if len(image.data) != 1:
             raise InputError(
                 f"{image.name} holds {len(image.data)} volumes and is one of {len(images)} {what} files, "
-                f"needed one 4D file or a 3D file for each echo; {checks.CHANNELS}"
+                f"needed one 4D file or a 3D file for each echo; {checks.SEVERAL}"
             )
     return np.concatenate([image.data for image in images])
 
@@ -186,7 +186,7 @@ def _times_in_files(images: Sequence[Image], *, strict: bool = True) -> tuple[fl
         if len(sidecar.echo_times) != volumes:
             raise InputError(
                 f"{sidecar.name} gives {len(sidecar.echo_times)} echo times, {images[0].name} holds {volumes} volumes: "
-                "give --echo-times in seconds, one for each echo" + _maybe_channels(volumes, len(sidecar.echo_times))
+                "give --echo-times in seconds, one for each echo" + _maybe_several(volumes, len(sidecar.echo_times))
             )
         return sidecar.echo_times
     for image in images:
@@ -196,9 +196,9 @@ def _times_in_files(images: Sequence[Image], *, strict: bool = True) -> tuple[fl
     return tuple(times) if len(times) == len(images) else None
 
 
-def _maybe_channels(volumes: int, echoes: int) -> str:
+def _maybe_several(volumes: int, echoes: int) -> str:
     """Ends a sentence about volumes that are no echoes, where they may be several for each echo."""
-    return f"; {checks.CHANNELS}" if volumes > echoes and volumes % echoes == 0 else ""
+    return f"; {checks.SEVERAL}" if volumes > echoes and volumes % echoes == 0 else ""
 
 
 def _echo_times(
@@ -212,7 +212,7 @@ def _echo_times(
         if len(times) != echoes:
             raise InputError(
                 f"--echo-times gives {len(times)} ({listed}), {_names(phase)} holds {echoes} echoes"
-                + _maybe_channels(echoes, len(times))
+                + _maybe_several(echoes, len(times))
             )
         checks.echo_times(times, "--echo-times")
         notes.append(f"Echo times are the user's: {listed} s.")
@@ -371,7 +371,7 @@ def _magnitude(
     if len(volumes) != len(order):
         raise InputError(
             f"{_names(images)} holds {len(volumes)} echoes of magnitude, the phase has {len(order)}: they must be equal"
-            + _maybe_channels(len(volumes), len(order))
+            + _maybe_several(len(volumes), len(order))
         )
     of_phase = _times_in_files(phase, strict=False) or tuple(times)
     own = _times_in_files(images, strict=False)

@@ -10,8 +10,11 @@ from chimap.errors import InputError
 GRID_TOLERANCE = 1e-3
 """Largest difference of steps and origins, in voxels, before two grids count as different."""
 
-CHANNELS = "if they are the channels of a coil, combine them first, on the scanner or with a program such as ASPIRE"
-"""Ends the sentence about too many volumes: the phase of single channels holds offsets that are no field."""
+SEVERAL = (
+    "if they are repetitions of one measurement, give one of them at a time, and if they are the channels of a coil, "
+    "combine them first, on the scanner or with a program such as ASPIRE"
+)
+"""Ends the sentence about too many volumes, which look the same in both cases."""
 
 
 def echo_times(times: Sequence[float], source: str) -> None:

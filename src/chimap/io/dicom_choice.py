@@ -90,9 +90,9 @@ def choose(
         how = "choose one of them with --series NUMBER"
         if any(_shares_number(phase, found) for phase in found):
             how = "put the series of one study into a folder of its own, as numbers occur twice"
-        channels = f"; {checks.CHANNELS}" if _alike(phases) else ""
+        repeated = f"; {checks.SEVERAL}" if _alike(phases) else ""
         raise InputError(
-            f"{folder}: more than one acquisition with phase images was found ({_listed(phases)}); {how}{channels}"
+            f"{folder}: more than one acquisition with phase images was found ({_listed(phases)}); {how}{repeated}"
         )
     chosen = [stack for stack in stacks if stack.first.series in series]
     narrowed = chosen if any(stack.first.kind == "magnitude" for stack in chosen) else stacks

@@ -246,7 +246,7 @@ def check_stack(stack: Stack) -> None:
         places = 1 + int((steps >= 1e-3).sum())
         raise InputError(
             f"{stack.name}: several slices lie at the same place, {len(stack.frames)} images at {places} places, "
-            f"needed one volume for each echo; {checks.CHANNELS}"
+            f"needed one volume for each echo; {checks.SEVERAL}"
         )
     if np.abs(steps - step).max() > 0.01 * step:
         raise InputError(

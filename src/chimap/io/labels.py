@@ -27,15 +27,9 @@ def read_segmentation(path: Path, affine: np.ndarray, shape: Sequence[int]) -> t
     Raises:
         InputError: A file cannot be read, nothing of it lies on the grid, or a number is not known.
     """
-    values, resampled = read_onto(path, affine, shape)
+    values, notes = read_onto(path, affine, shape, what="segmentation")
     found, assumed = identify(values, table=names_beside(path), source=str(path))
-    notes = [assumed]
-    if resampled:
-        notes.append(
-            f"The segmentation {path.name} lies on another grid and was brought onto the scan's by the nearest "
-            "neighbour, as if the head had not moved between the two."
-        )
-    return found, tuple(notes)
+    return found, (assumed, *notes)
 
 
 def with_segmentation(scan: Scan, path: Path | str) -> Scan:

@@ -111,7 +111,7 @@ def read_image(path: Path, name: str | None = None) -> Image:
         listed = " x ".join(map(str, shape[3:]))
         raise InputError(
             f"{name} has the shape {image.shape}, {listed} volumes, needed (x, y, z) or (x, y, z, echo); "
-            f"{checks.CHANNELS}"
+            f"{checks.SEVERAL}"
         )
     if len(shape) not in (3, 4) or 0 in shape:
         raise InputError(f"{name} has the shape {image.shape}, needed (x, y, z) or (x, y, z, echo)")
@@ -168,16 +168,17 @@ def read_mask(path: Path, affine: np.ndarray, shape: Sequence[int], like_name: s
     return torch.from_numpy(inside), notes
 
 
-def read_onto(path: Path, affine: np.ndarray, shape: Sequence[int]) -> tuple[Tensor, bool]:
+def read_onto(path: Path, affine: np.ndarray, shape: Sequence[int], *, what: str) -> tuple[Tensor, tuple[str, ...]]:
     """Read a mask or a label map, onto another grid of the same space by the nearest neighbour where it differs.
 
     Args:
         path: One volume of numbers that must not be mixed.
         affine: Of the other grid [mm].
         shape: Its size (x, y, z).
+        what: It is, for the note: mask, segmentation.
 
     Returns:
-        The values, float32 (x, y, z), and whether they had to be resampled.
+        The values, float32 (x, y, z), and a note where they had to be resampled.
 
     Raises:
         InputError: As `read_volume`, or nothing of it lies on the grid.
@@ -190,10 +191,14 @@ def read_onto(path: Path, affine: np.ndarray, shape: Sequence[int]) -> tuple[Ten
         moved = nearest(values, image.affine, affine, shape)
         if not moved.any():
             raise InputError(
-                f"{image.name} marks nothing on the scan's grid: it lies elsewhere in the scanner's space"
+                f"{image.name} marks nothing on the map's grid: it lies elsewhere in the scanner's space"
             ) from None
-        return torch.from_numpy(moved), True
-    return torch.from_numpy(values), False
+        note = (
+            f"The {what} {path.name} lies on another grid and was brought onto the map's by the nearest neighbour, as "
+            "if the head had not moved between the two."
+        )
+        return torch.from_numpy(moved), (note,)
+    return torch.from_numpy(values), ()
 
 
 def read_labels(path: Path) -> tuple[np.ndarray, Triple]:

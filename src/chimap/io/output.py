@@ -3,19 +3,24 @@
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from chimap.errors import InputError
 
 
 @contextmanager
-def whole_directory(path: Path) -> Iterator[Path]:
+def whole_directory(path: Path, *, earlier: Sequence[str] = ()) -> Iterator[Path]:
     """A temporary folder whose content comes to stand in `path` once the block has ended without an error.
 
     A target that exists keeps its other files; files of the same name are replaced. After an error or an
     interrupt nothing of the block's work remains, nor any folder that was made for it.
+
+    Args:
+        path: The folder.
+        earlier: Files in it, named from it on, that belong to results before these: those that the block does not
+            write anew are taken away with them.
 
     Raises:
         InputError: The target is a file, or the place cannot be written to.
@@ -35,6 +40,7 @@ def whole_directory(path: Path) -> Iterator[Path]:
             yield temporary
             if target.is_dir():
                 _check_kinds(temporary, target)
+                _take_away([name for name in earlier if not (temporary / name).exists()], target)
                 _move_into(temporary, target)
             else:
                 os.replace(temporary, target)
@@ -102,6 +108,15 @@ def _check_kinds(source: Path, target: Path) -> None:
         if other.exists() and other.is_dir() != entry.is_dir():
             kinds = ("folder", "file") if other.is_dir() else ("file", "folder")
             raise InputError(f"{other} is a {kinds[0]}, and a {kinds[1]} of that name has to be written")
+
+
+def _take_away(names: Sequence[str], target: Path) -> None:
+    """Files, and folders below the target that hold nothing else."""
+    for name in names:
+        (target / name).unlink(missing_ok=True)
+    for folder in {target / parent for name in names for parent in list(Path(name).parents)[:-1]}:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _move_into(source: Path, target: Path) -> None:

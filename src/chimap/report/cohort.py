@@ -1,6 +1,7 @@
 """The page of a cohort: who needs a second look, and how every region's values are spread. One HTML file."""
 
 import math
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 from chimap import __version__
 from chimap.group import FEWEST, OUTLIER, Member, Table, limits, number
 from chimap.io.output import whole_file
+from chimap.plan import WHOLE_MASK
 from chimap.report.strips import SCATTER_HEIGHT, WIDTH, Drawing, Point, Scatter, scatter, shown, strip
 from chimap.report.template import script, script_hash, template
 
@@ -107,7 +109,7 @@ def write_cohort_page(
         differ=[setting for setting in settings if len(setting[1]) > 1],
         alike=[setting for setting in settings if len(setting[1]) == 1],
         methods=_methods(table.members),
-        zero_is_mean="mean of the valid mask" in {member.about.get("Reference") for member in table.members.values()},
+        zero_is_mean=any(_zero(member.about).endswith(WHOLE_MASK) for member in table.members.values()),
         spreads=[(region, list(_spreads(region, rows))) for region in regions],
         ages=[(region, found) for region in regions if (found := _against_age(region, rows, ages or {})) is not None],
         regions=regions,
@@ -186,9 +188,10 @@ def _settings(members: Mapping[str, Member]) -> list[tuple[str, list[tuple[str, 
 
 def _about(about: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What of an acquisition should be alike in all, in words."""
-    for name, key in (("Method", "EstimationAlgorithm"), ("Zero of the susceptibility", "Reference")):
-        if key in about:
-            yield name, str(about[key])
+    if "EstimationAlgorithm" in about:
+        yield "Method", str(about["EstimationAlgorithm"])
+    if "Reference" in about:
+        yield "Zero of the susceptibility", _zero(about)
     if "MagneticFieldStrength" in about:
         yield "Field strength", f"{about['MagneticFieldStrength']} T"
     if "EchoTime" in about:
@@ -197,6 +200,11 @@ def _about(about: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Echo times", f"{', '.join(f'{1000 * t:.4g}' for t in times)} ms" if known else str(times)
     settings = about.get("Settings")
     yield from _flat(settings if isinstance(settings, dict) else {})
+
+
+def _zero(about: Mapping[str, Any]) -> str:
+    """Where chi is zero, without the numbers of this one acquisition that `Reference.sentence` ends with."""
+    return re.split(r" \(\d+ voxels?, ", str(about.get("Reference", "")))[0]
 
 
 def _flat(settings: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, str]]:

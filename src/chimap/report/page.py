@@ -17,7 +17,7 @@ from chimap.report.checklist import checklist
 from chimap.report.figures import Window
 from chimap.report.methods import bibtex, methods_paragraph, methods_used, references, shown
 from chimap.report.provenance import versions, without_folders
-from chimap.report.regions import outlined, region_values, through
+from chimap.report.regions import outlined, region_table, through
 from chimap.report.template import script, script_hash, template
 from chimap.report.view import View, view_of
 from chimap.report.viewer import viewer
@@ -86,7 +86,7 @@ def write_report(
         script_hashes=[script_hash(looked_through["script"]), script_hash(sorting)],
         chi_figures=list(_chi_figures(maps, close)),
         histograms=list(_histograms(maps)),
-        regions=region_values(scan, maps),
+        regions=region_table(scan, maps),
         region_figures=list(_region_figures(maps, close)),
         found_regions=scan.segmentation is None,
         summary=_summary(maps),

@@ -79,14 +79,43 @@ def provenance(
 
 
 def write_provenance(
-    path: Path, scan: Scan, maps: Maps, plan: Plan, *, command: Sequence[str], seed: int | None = None
+    path: Path,
+    scan: Scan,
+    maps: Maps,
+    plan: Plan,
+    *,
+    command: Sequence[str],
+    seed: int | None = None,
+    outputs: Sequence[Path] = (),
 ) -> None:
-    """Write `provenance` as JSON with sorted keys and one line for a row of numbers, whole or not at all."""
+    """Write `provenance` as JSON with sorted keys and one line for a row of numbers, whole or not at all.
+
+    Args:
+        path: The file.
+        scan: As `provenance` has it, like the others.
+        maps: Likewise.
+        plan: Likewise.
+        command: Likewise.
+        seed: Likewise.
+        outputs: Files beside it or below that belong to the run, so that `results_of` knows them again.
+    """
     record = provenance(scan, maps, plan, command=command, seed=seed)
+    record["outputs"] = [{**_checksum(file), "name": file.relative_to(path.parent).as_posix()} for file in outputs]
     text = json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     text = re.sub(r"\[\n[-+.\deE,\s]+\]", lambda row: "[" + " ".join(row[0][1:-1].split()) + "]", text)
     with whole_file(path) as target:
         target.write_text(text + "\n", encoding="utf-8")
+
+
+def results_of(folder: Path) -> list[str]:
+    """Files in a folder that an earlier run wrote there and nobody has changed since, named from the folder on."""
+    try:
+        rows = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["outputs"]
+        listed = [(str(row["name"]), row["sha256"]) for row in rows]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
+    within = [row for row in listed if not Path(row[0]).is_absolute() and ".." not in Path(row[0]).parts]
+    return [name for name, digest in within if digest and _checksum(folder / name)["sha256"] == digest]
 
 
 def versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from chimap.arrays import Mask
-from chimap.regions import WHOLE, Row, rows_of
+from chimap.regions import WHOLE, Row, region_values
 from chimap.report.view import View
 from chimap.scan import Maps, Scan
 from chimap.segmentation import Segmentation, canonical, names_within, region
@@ -59,11 +59,11 @@ class Values:
     iron: tuple[float, float]
 
 
-def region_values(scan: Scan, maps: Maps) -> list[Values]:
+def region_table(scan: Scan, maps: Maps) -> list[Values]:
     """A row for the mask and each region; none without a segmentation."""
     if maps.segmentation is None:
         return []
-    rows = rows_of(maps, scan.voxel_size)
+    rows = region_values(maps, scan.voxel_size)
     own = [row for row in rows if canonical(str(row["region"])) == ZERO]
     voxels = sum(float(row["voxels"]) for row in own)
     zero = sum(float(row["chi_mean"]) * float(row["voxels"]) for row in own) / voxels if own else math.nan
