@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from chimap import metrics, pipeline
+from chimap import from_local_field, metrics
 from chimap.arrays import Triple, Volume
 from chimap.benchmark.cases import people
 from chimap.inversion.choice import CRITERIA, error_near_cone
@@ -52,12 +52,14 @@ def costs(truth: Truth, error: Volume, b0_direction: Triple, method: str) -> lis
     field, where = (truth.local_field + error) * mask, (mask, VOXEL, b0_direction)
 
     def nrmse(value: float) -> float:
-        chi = pipeline.invert(field, *where, method=method, settings={method: {"regularisation": value}})
+        chi = from_local_field.invert(field, *where, method=method, settings={method: {"regularisation": value}})
         return metrics.nrmse(chi, truth.chi, mask, demean=True)
 
     usual = find(method, "inversion").parameters()["regularisation"]
     tried = [nrmse(usual * 10 ** (step / 5)) for step in range(-10, 11)]
-    choices = {one: pipeline.chosen_regularisation(field, *where, method=method, criterion=one) for one in CRITERIA}
+    choices = {
+        one: from_local_field.chosen_regularisation(field, *where, method=method, criterion=one) for one in CRITERIA
+    }
     found = [tried[10], *(nrmse(choice.regularisation) for choice in choices.values())]
     amount = 1000 * float(error[mask].square().mean().sqrt())
     estimated = 1000 * error_near_cone(field, mask, VOXEL, b0_direction)

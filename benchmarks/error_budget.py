@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from chimap import metrics, pipeline
+from chimap import from_local_field, metrics, pipeline
 from chimap.arrays import Mask, Volume
 from chimap.benchmark.cases import CASES, Case, Simulator, in_order_of_heads, people
 from chimap.commands.console import keep_freed_memory
@@ -117,7 +117,7 @@ def measured(fields: Fields, scan: Scan, truth: Truth) -> dict[str, float]:
 
 
 def _inverted(field: Volume, mask: Mask, scan: Scan) -> Volume:
-    return pipeline.invert(field, mask, scan.voxel_size, scan.b0_direction, method="tv")
+    return from_local_field.invert(field, mask, scan.voxel_size, scan.b0_direction, method="tv")
 
 
 def cells(row: dict[str, float]) -> list[str]:

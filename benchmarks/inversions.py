@@ -17,9 +17,9 @@ from chimap import metrics
 from chimap.benchmark.inputs import Inputs
 from chimap.benchmark.memory import peak_memory
 from chimap.commands.console import keep_freed_memory
+from chimap.from_local_field import invert, signal_of
 from chimap.linalg import irfft, rfft
 from chimap.methods import METHODS, Method
-from chimap.pipeline import invert, signal_of
 from chimap.simulation.acquisition import acquire
 from chimap.simulation.head import built_in_head
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from chimap import methods, metrics, pipeline
+from chimap import from_local_field, methods, metrics
 from chimap.arrays import Volume
 from chimap.commands.console import keep_freed_memory
 from chimap.physics.shim import shim_field
@@ -49,7 +49,7 @@ def error(method: methods.Method, head: Head, field: Volume, sd: float) -> float
     where = (head.mask, head.voxel_size, head.b0_direction)
     with torch.no_grad():
         if method.stage == "inversion":
-            chi = pipeline.invert((field + noise) * head.mask, *where, method=method.name)
+            chi = from_local_field.invert((field + noise) * head.mask, *where, method=method.name)
         else:
             chi, _ = methods.call(method, {}, (field + noise) * head.mask, *where)
     return metrics.nrmse(chi, head.chi, head.mask, demean=True)

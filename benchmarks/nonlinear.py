@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from chimap import methods, metrics, pipeline
+from chimap import from_local_field, methods, metrics
 from chimap.benchmark.inputs import ENTRIES, Inputs
 from chimap.benchmark.memory import peak_memory
 from chimap.commands.console import keep_freed_memory
@@ -65,8 +65,8 @@ def on_noise(shape: tuple[int, int, int], method: str) -> None:
     inputs = sum(part.numel() * part.element_size() for part in given.tensors().values()) / 2**20
     steps: list[int] = []
     start, busy = time.perf_counter(), time.process_time()
-    magnitude, rate = pipeline.signal_of(given.magnitude, mask, given.echo_times, 3.0)
-    pipeline.invert(
+    magnitude, rate = from_local_field.signal_of(given.magnitude, mask, given.echo_times, 3.0)
+    from_local_field.invert(
         given.local_field,
         mask,
         given.voxel_size,

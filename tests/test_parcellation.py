@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from chimap import parcellation, pipeline
+from chimap import from_local_field, parcellation
 from chimap.errors import InputError
 from chimap.io.nifti import read_volume, write_volume
 from chimap.networks.weights import FOLDER, Trained
@@ -186,7 +186,7 @@ def scanned(voxel_size, b0=(0.0, 0.0, 1.0)):
     scan, truth = acquire(head, echo_times=(0.008, 0.018, 0.028), field_error=0.5, seed=1)
     noise = truth.field_noise.clamp_max(0.05) * torch.randn(head.shape, generator=torch.Generator().manual_seed(1))
     field = (truth.local_field + truth.field_error + noise) * truth.mask
-    return head, scan, pipeline.invert(field, truth.mask, voxel_size, head.b0_direction)
+    return head, scan, from_local_field.invert(field, truth.mask, voxel_size, head.b0_direction)
 
 
 def dice_of(found, head):

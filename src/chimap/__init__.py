@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chimap.errors import InputError as InputError
+    from chimap.from_local_field import invert as invert
     from chimap.io.dicom import read_scan as read_dicom
     from chimap.io.labels import with_segmentation as with_segmentation
     from chimap.io.nifti import read_scan as read_scan
     from chimap.io.nifti import write_volume as write_volume
     from chimap.physics.dipole import DipoleModel as DipoleModel
-    from chimap.pipeline import invert as invert
     from chimap.pipeline import reconstruct as reconstruct
     from chimap.plan import Plan as Plan
     from chimap.plan import plan_named as plan_named
@@ -35,7 +35,7 @@ _HOME = {
     "Maps": "chimap.scan:Maps",
     "Plan": "chimap.plan:Plan",
     "Scan": "chimap.scan:Scan",
-    "invert": "chimap.pipeline:invert",
+    "invert": "chimap.from_local_field:invert",
     "plan_named": "chimap.plan:plan_named",
     "read_dicom": "chimap.io.dicom:read_scan",
     "read_scan": "chimap.io.nifti:read_scan",

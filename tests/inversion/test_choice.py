@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from chimap import metrics, pipeline
+from chimap import from_local_field, metrics
 from chimap.errors import InputError
 from chimap.inversion.choice import Point, choose, corner, error_near_cone, penalty_of
 from chimap.inversion.direct import tikhonov
@@ -47,14 +47,14 @@ def test_a_curve_that_turns_the_other_way_has_no_corner():
 @pytest.mark.parametrize("method", ["tikhonov", "l2", "tv"])
 def test_the_discrepancy_principle_reaches_the_noise(phantom, method):
     field, mask = noisy(phantom, 0.002), phantom[2]
-    choice = pipeline.chosen_regularisation(
+    choice = from_local_field.chosen_regularisation(
         field, mask, VOXEL, OBLIQUE, method=method, criterion="discrepancy", error=0.002
     )
     assert choice.reached and choice.known
     assert choice.misfit == pytest.approx(0.002, rel=0.05)
     settings = {method: {"regularisation": choice.regularisation}}
-    chi = pipeline.invert(field, mask, VOXEL, OBLIQUE, method=method, settings=settings)
-    dipole = DipoleModel(SHAPE, VOXEL, OBLIQUE, padding=pipeline.missing_margin(mask, VOXEL))
+    chi = from_local_field.invert(field, mask, VOXEL, OBLIQUE, method=method, settings=settings)
+    dipole = DipoleModel(SHAPE, VOXEL, OBLIQUE, padding=from_local_field.missing_margin(mask, VOXEL))
     assert float((dipole(chi) - field)[mask].square().mean().sqrt()) == pytest.approx(choice.misfit, rel=1e-4)
 
 
@@ -65,10 +65,10 @@ def test_what_is_chosen_without_knowing_the_noise_is_near_the_best(phantom, meth
 
     def error(value):
         settings = {method: {"regularisation": value}}
-        found = pipeline.invert(field, mask, VOXEL, OBLIQUE, method=method, settings=settings)
+        found = from_local_field.invert(field, mask, VOXEL, OBLIQUE, method=method, settings=settings)
         return metrics.nrmse(found, chi, mask, demean=True)
 
-    choice = pipeline.chosen_regularisation(field, mask, VOXEL, OBLIQUE, method=method, criterion="discrepancy")
+    choice = from_local_field.chosen_regularisation(field, mask, VOXEL, OBLIQUE, method=method, criterion="discrepancy")
     assert not choice.known and choice.error == pytest.approx(noise, rel=0.35)
     usual = {"tikhonov": 1e-2, "tv": 3e-4}[method]
     tried = {usual * 10 ** (step / 3): error(usual * 10 ** (step / 3)) for step in range(-3, 4)}
@@ -78,7 +78,7 @@ def test_what_is_chosen_without_knowing_the_noise_is_near_the_best(phantom, meth
 
 
 def test_the_l_curve_has_its_corner_between_too_little_and_too_much(phantom):
-    choice = pipeline.chosen_regularisation(
+    choice = from_local_field.chosen_regularisation(
         noisy(phantom, 0.004), phantom[2], VOXEL, OBLIQUE, method="l2", criterion="l-curve"
     )
     values = [point.regularisation for point in choice.points]
@@ -99,8 +99,8 @@ def test_error_near_the_cone_is_the_noise_even_if_it_is_not_white(phantom):
 def test_a_field_that_no_regularisation_explains_is_said_to_be_one(phantom):
     field, mask = noisy(phantom, 0.002), phantom[2]
     how = dict(method="tikhonov", criterion="discrepancy")
-    little = pipeline.chosen_regularisation(field, mask, VOXEL, OBLIQUE, **how, error=1e-6)
-    much = pipeline.chosen_regularisation(field, mask, VOXEL, OBLIQUE, **how, error=1.0)
+    little = from_local_field.chosen_regularisation(field, mask, VOXEL, OBLIQUE, **how, error=1e-6)
+    much = from_local_field.chosen_regularisation(field, mask, VOXEL, OBLIQUE, **how, error=1.0)
     for choice in (little, much):
         assert not choice.reached and "no lambda brings them together" in choice.sentence
     assert little.regularisation == pytest.approx(1e-2)
@@ -120,7 +120,7 @@ def test_penalties_count_what_the_methods_hold_down():
 def test_what_cannot_be_chosen_is_refused(phantom):
     _, field, mask = phantom
     with pytest.raises(InputError, match="tkd has no regularisation to choose; .*tikhonov"):
-        pipeline.chosen_regularisation(field, mask, VOXEL, OBLIQUE, method="tkd", criterion="discrepancy")
+        from_local_field.chosen_regularisation(field, mask, VOXEL, OBLIQUE, method="tkd", criterion="discrepancy")
     dipole = DipoleModel(SHAPE, VOXEL, OBLIQUE)
     how = dict(around=1e-2, penalty=penalty_of("chi", mask, VOXEL))
     with pytest.raises(InputError, match="needed ppm above 0"):

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from chimap import methods, pipeline
+from chimap import from_local_field, methods
 from chimap.arrays import Echoes, Mask, Triple, Volume
 from chimap.errors import InputError
 from chimap.fields.csf import ventricles
@@ -74,12 +74,12 @@ def _invert(inputs: Inputs, method: str) -> Volume:
     given: dict[str, Any] = {}
     if methods.find(method, "inversion").takes("radians_per_ppm") and inputs.field_strength is not None:
         signal = inputs.magnitude, inputs.mask, inputs.echo_times, inputs.field_strength
-        given["magnitude"], given["radians_per_ppm"] = pipeline.signal_of(*signal)
+        given["magnitude"], given["radians_per_ppm"] = from_local_field.signal_of(*signal)
     if methods.find(method, "inversion").zero_is_csf and inputs.magnitude is not None:
         rate = r2star_map(inputs.magnitude, inputs.mask, inputs.echo_times)
         given["csf"] = ventricles(rate, inputs.mask, inputs.voxel_size)
     where = inputs.voxel_size, inputs.b0_direction
-    return pipeline.invert(inputs.local_field, inputs.mask, *where, method=method, **given)
+    return from_local_field.invert(inputs.local_field, inputs.mask, *where, method=method, **given)
 
 
 def _from_phase(inputs: Inputs, method: str) -> Volume:

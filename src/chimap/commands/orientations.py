@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from chimap import methods, pipeline
+from chimap import from_local_field, methods
 from chimap.commands.console import console, keep_freed_memory, print_table, progress, tell
 from chimap.commands.reconstruction import in_ppm
 from chimap.errors import InputError
@@ -207,7 +207,7 @@ def _inverted(moved: Sequence[Position], settings: Mapping[str, Mapping[str, Any
     masks = torch.stack([position.mask for position in moved])
     fields = torch.stack([position.local_field for position in moved])
     x, y, z = masks.shape[1:]
-    padding = pipeline.missing_margin(masks.any(dim=0), size)
+    padding = from_local_field.missing_margin(masks.any(dim=0), size)
     dipoles = [DipoleModel((x, y, z), size, position.b0_direction, padding=padding) for position in moved]
     weights = [p.magnitude / p.magnitude[p.mask].mean() for p in moved if p.magnitude is not None]
     weight = torch.stack(weights) if weights else None

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from chimap import pipeline
+from chimap import from_local_field, pipeline
 from chimap.arrays import Mask, Volume
 from chimap.commands.console import console, keep_freed_memory, print_table, progress, tell
 from chimap.errors import InputError
@@ -65,7 +65,7 @@ def run(
     earlier = results_of(output)
     export = _dicom_writer(scan, plan, output / "dicom", earlier) if write_dicom else None
     maps = reconstruct(scan, plan)
-    plan = replace(plan, settings=pipeline.with_settings(plan.settings, maps.settings))
+    plan = replace(plan, settings=from_local_field.with_settings(plan.settings, maps.settings))
     with whole_directory(output, earlier=earlier) as folder:
         if export is not None:
             export(folder / "dicom", maps)
@@ -140,7 +140,7 @@ def invert(
         raise InputError("--field-error is for --choose-regularisation discrepancy")
     if choose_regularisation is not None:
         with progress() as begin:
-            choice = pipeline.chosen_regularisation(
+            choice = from_local_field.chosen_regularisation(
                 field,
                 inside,
                 size,
@@ -154,7 +154,7 @@ def invert(
                 settings=settings,
                 on_step=lambda step, steps: begin(f"{method}: choosing lambda, inversion {step}", steps + 1),
             )
-        settings = pipeline.with_settings(settings, {found.name: {"regularisation": choice.regularisation}})
+        settings = from_local_field.with_settings(settings, {found.name: {"regularisation": choice.regularisation}})
         if not choice.reached:
             tell([f"{choice.sentence}."])
     if not resume:
@@ -162,7 +162,7 @@ def invert(
     try:
         with progress() as begin:
             begin(f"inversion: {method}", 1)
-            chi = pipeline.invert(
+            chi = from_local_field.invert(
                 field,
                 inside,
                 size,
@@ -195,7 +195,9 @@ def invert(
         "chi is relative to": zero,
         "voxel size [mm]": size,
         "B0 direction (voxel axes)": b0,
-        "frame": pipeline.note_on_frame(found, size, b0, (field.shape[0], field.shape[1], field.shape[2]), settings)
+        "frame": from_local_field.note_on_frame(
+            found, size, b0, (field.shape[0], field.shape[1], field.shape[2]), settings
+        )
         or "the scan's own",
         "versions": versions(),
     }

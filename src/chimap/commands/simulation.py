@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from chimap import metrics, pipeline
+from chimap import from_local_field, metrics
 from chimap.arrays import Shape, Triple
 from chimap.commands.console import console, keep_freed_memory, print_table, progress, tell
 from chimap.commands.reconstruction import print_seconds, reconstruct, write_maps
@@ -236,7 +236,7 @@ def demo(*, output: Path, shape: tuple[int, int, int], voxel_size: Triple, seed:
     table = metrics.summary(maps.chi, reference, compared)
     overlap = 2 * (maps.brain_mask & truth.mask).sum() / (maps.brain_mask.sum() + truth.mask.sum())
     field_error = metrics.nrmse(maps.local_field, truth.local_field, compared, demean=True)
-    alone = pipeline.invert(truth.local_field * compared, compared, scan.voxel_size, scan.b0_direction)
+    alone = from_local_field.invert(truth.local_field * compared, compared, scan.voxel_size, scan.b0_direction)
     table |= {
         "local field, NRMSE [%]": field_error,
         "brain mask, Dice": float(overlap),
