@@ -76,7 +76,7 @@ def test_images_are_shared_out_among_the_echoes(scene, tmp_path):
     mean = (mean + chi(one, wanted, 1)) / 4
     torch.testing.assert_close(chi(one, wanted, 4), mean, rtol=1e-4, atol=1e-6)
     assert float((chi(one, wanted, 1) - mean).abs().max()) > 1e-3 * float(mean.abs().max())
-    # the same echo four times, each seen in another image
+    # the same echo four times, each in another image
     torch.testing.assert_close(chi(one.expand(4, -1, -1, -1), (0.01,) * 4, 4), mean, rtol=1e-4, atol=1e-6)
 
 

@@ -35,7 +35,7 @@ def by_network(
     weights: str | Path,
     refinement: int = 0,
     turn: bool = True,
-    images: int = 4,
+    images: int = 3,
     bf16: bool = False,
     progress: Progress | None = None,
 ) -> Volume:

@@ -31,7 +31,7 @@ def from_phase(
     *,
     weights: str | Path,
     turn: bool = True,
-    images: int = 4,
+    images: int = 3,
     bf16: bool = False,
 ) -> tuple[Volume, Mask]:
     """What a network finds in wrapped phase: of each echo, and the mean of these weighted by (magnitude TE)^2.
@@ -49,8 +49,8 @@ def from_phase(
         weights: Name of those that come with the package, or the best.safetensors of a training.
         turn: Whether a scan is turned where the network does not know its direction of B0: iQSM's weights are
             Affined-iQSM then, and iQSM without.
-        images: A network that is told the direction of B0 is shown another mirror image of every echo
-            (`networks.apply.mirror_images`), and of few echoes several, until there are so many.
+        images: A network that is told the direction of B0 is shown up to so many mirror images of the scan
+            (`networks.apply.mirror_images`): each echo in the next one, and where echoes are fewer, each in several.
         bf16: Convolutions in bfloat16: faster, and less exact.
 
     Returns:
@@ -75,12 +75,13 @@ def from_phase(
         size, b0 = frame.voxel_size, frame.b0_direction
         inside = sampled(scan_mask.float(), frame.matrix, frame.offset, frame.shape, order=1) > 0.5
     network = trained.network.to(phase.device)
-    different, each = mirror_images(network, b0), math.ceil(images / len(echo_times))
+    different = max(1, min(images, mirror_images(network, b0)))
+    each = math.ceil(different / len(echo_times))
     total = torch.zeros(inside.shape, device=phase.device)
     share = torch.full_like(total, 1e-12)
     for index, echo_time in enumerate(echo_times):
         strength = torch.ones_like(phase[index]) if magnitude is None else magnitude[index]
-        shown = [(index * each + one) % different for one in range(max(1, min(each, different)))]
+        shown = [(index * each + one) % different for one in range(each)]
         wrapped, strength = _in_frame(phase[index][box], strength[box], frame)
         with torch.no_grad(), torch.autocast(phase.device.type, torch.bfloat16, enabled=bf16):
             chi = predict(
