@@ -43,14 +43,19 @@ class Picture:
         true = torch.where(mask, subject.truth.chi - subject.truth.chi[mask].mean(), 0)
         self._truth = self._cut(true, mask)
         self._found: dict[tuple[Track, str], list[np.ndarray]] = {}
+        self._failed: set[tuple[Track, str]] = set()
 
     def add(self, track: Track, method: str, chi: Volume, truth: Volume, inside: Mask) -> None:
         """Keep the slices of a map and of its error, both maps with a mean of 0 inside."""
         slices = [self._cut(chi, inside), self._cut(chi - truth, inside)]
         self._found[track, method] = [slices[0][0], slices[1][0], slices[0][1], slices[1][1]]
 
+    def fail(self, track: Track, method: str) -> None:
+        """Say that there is no map, where one was to be."""
+        self._failed.add((track, method))
+
     def draw(self, methods: Sequence[str]) -> bytes:
-        """A PNG picture."""
+        """A PNG picture. A method that has no place in a track, as it begins before the local field, is said to."""
         from matplotlib.figure import Figure
 
         size = self._view.voxel_size
@@ -61,13 +66,13 @@ class Picture:
         width, height = LABEL + columns * CELL + 0.75, 0.5 + high * (1 + len(methods))
         figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
 
-        def cell(row: int, column: int, image: np.ndarray | None, pixel: tuple[float, float]) -> None:
+        def cell(row: int, column: int, image: np.ndarray | str, pixel: tuple[float, float]) -> None:
             box = ((LABEL + column * CELL) / width, 1 - (0.5 + (row + 1) * high) / height, CELL / width, high / height)
             axes = figure.add_axes(box, facecolor="black", xticks=[], yticks=[])
             axes.spines[:].set_color("white")
-            if image is None:
+            if isinstance(image, str):
                 axes.set_facecolor("#eeeeee")
-                axes.text(0.5, 0.5, "failed", ha="center", va="center", transform=axes.transAxes, fontsize=9)
+                axes.text(0.5, 0.5, image, ha="center", va="center", transform=axes.transAxes, fontsize=9)
                 return
             extent = (0, image.shape[1] * pixel[0], 0, image.shape[0] * pixel[1])
             # the smallest range that all slices fit into, each in the middle
@@ -85,7 +90,8 @@ class Picture:
             for plane in range(2):
                 cell(0, 4 * number + 2 * plane, self._truth[plane], planes[plane])
             for row, method in enumerate(methods, start=1):
-                slices = self._found.get((track, method), [None] * 4)
+                why = "failed" if (track, method) in self._failed else "begins\nearlier"
+                slices = self._found.get((track, method), [why] * 4)
                 for column, image in enumerate(slices):
                     cell(row, 4 * number + column, image, planes[column // 2])
         for row, name in enumerate(("truth", *methods)):

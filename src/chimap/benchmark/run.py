@@ -182,6 +182,8 @@ def run(
                         inputs = given[track]
                         if inputs is not None:
                             row = _measured(row, method, inputs, subject, device, picture)
+                        if row.failure is not None:
+                            picture.fail(track, method.name)
                         rows.append(row)
                 (pictures / f"{name}.png").write_bytes(picture.draw([method.name for method in methods]))
                 if case is timed and number == 1:
