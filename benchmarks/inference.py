@@ -5,8 +5,9 @@
 NAME is a method whose weights are shipped; "full" is uQSM+ at the width of its paper, with random weights. Prints the
 floating-point operations of one pass over the whole grid (of convolutions; FFTs are not counted), the seconds of the
 best of five passes in float32 and in bfloat16, and those seconds over what the operations would take at the peak of one
-large convolution. For trained weights also what bfloat16 changes: the difference of both maps of the built-in head [%
-of chi's SD], and each's error; full chain where the network starts before the local field.
+large convolution. NeXtQSM's pass begins at a local field, as that of pdf-tv, which is not counted. For trained weights
+also what bfloat16 changes: the difference of both maps of the built-in head [% of chi's SD], and each's error; full
+chain where the network starts before the local field.
 """
 
 import argparse
@@ -22,8 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from chimap import metrics, pipeline
 from chimap.commands.console import keep_freed_memory
 from chimap.inversion.learned import by_network
-from chimap.networks.apply import predict
+from chimap.networks.apply import outputs, predict
 from chimap.networks.unet import UQSM_PLUS, UNet
+from chimap.networks.variational import VariationalNet
 from chimap.networks.weights import Trained, load_trained
 from chimap.physics.dipole import DipoleModel
 from chimap.plan import Plan
@@ -33,7 +35,7 @@ from chimap.simulation.head import built_in_head
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=["full", "uqsm+", "qsmnet+", "iqsm+"])
+    parser.add_argument("names", nargs="*", default=["full", "uqsm+", "qsmnet+", "xqsm+", "iqsm+", "nextqsm"])
     parser.add_argument("--size", type=int, default=160)
     options = parser.parse_args()
     keep_freed_memory()
@@ -71,6 +73,8 @@ def passed(trained: Trained, field: torch.Tensor, mask: torch.Tensor, *, low: bo
     with torch.autocast("cpu", torch.bfloat16, enabled=low):
         scales = {"input_scale": trained.input_scale, "output_scale": trained.output_scale}
         oblique, radians = torch.tensor([[0.0, 0.6, 0.8]]), torch.tensor([RADIANS])
+        if isinstance(trained.network, VariationalNet) and trained.network.shape.begun:
+            return outputs(trained.network, field, mask, **scales, b0_direction=oblique, begun=field)[:, -1]
         return predict(trained.network, field, mask, **scales, b0_direction=oblique, radians_per_ppm=radians)
 
 
