@@ -185,7 +185,7 @@ def invert(
             if progress is not None:
                 progress(step + 1, refinement)
     chi = torch.zeros_like(field)
-    shown = range(1 if refinement else max(1, min(images, mirror_images(network, b0))))
+    shown = range(1 if refinement else mirror_images(network, b0, images))
     with torch.no_grad(), torch.autocast(field.device.type, torch.bfloat16, enabled=bf16):
         chi[box] = _predict(network, part, part_mask, trained, size, b0, shown)[0]
     if frame is not None:

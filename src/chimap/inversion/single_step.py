@@ -75,7 +75,7 @@ def from_phase(
         size, b0 = frame.voxel_size, frame.b0_direction
         inside = sampled(scan_mask.float(), frame.matrix, frame.offset, frame.shape, order=1) > 0.5
     network = trained.network.to(phase.device)
-    different = max(1, min(images, mirror_images(network, b0)))
+    different = mirror_images(network, b0, images)
     each = math.ceil(different / len(echo_times))
     total = torch.zeros(inside.shape, device=phase.device)
     share = torch.full_like(total, 1e-12)

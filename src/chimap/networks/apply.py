@@ -54,15 +54,15 @@ def predict(
     return torch.stack(found).mean(dim=0)
 
 
-def mirror_images(network: nn.Module, b0_direction: Sequence[float]) -> int:
-    """How many mirror images of a scan mean the same to a network that is told the direction (x, y, z) of B0.
+def mirror_images(network: nn.Module, b0_direction: Sequence[float], most: int) -> int:
+    """How many mirror images of a scan a network is shown that is told the direction (x, y, z) of B0: up to `most`.
 
     What it finds differs from image to image by how well it has learned, so a mean of them is better. A network without
     a standard frame has not been asked to know any, which makes one.
     """
     if not getattr(getattr(network, "shape", None), "standard_frame", False):
         return 1
-    return len(standard_turns(torch.tensor(b0_direction)))
+    return max(1, min(most, len(standard_turns(torch.tensor(b0_direction)))))
 
 
 def outputs(
