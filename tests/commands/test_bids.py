@@ -139,6 +139,19 @@ def test_what_is_done_is_skipped_until_something_changes(dataset, tmp_path, no_r
     assert json.loads((output / "sub-01/anat/sub-01_Chimap.json").read_text())["EstimationAlgorithm"] == "tikhonov"
 
 
+def test_what_a_killed_process_left_goes_with_the_next_call(dataset, tmp_path, no_report):
+    """Also beside a subject that is done: another worker finished it after the one that died."""
+    output = tmp_path / "out"
+    assert bids(dataset, output) == 0
+    first = content(output)
+    folder = output / "sub-01" / "anat"
+    (folder / ".0123456789ab-sub-01_regions.tsv").touch()
+    (output / ".0123456789ab-sub-01.html").touch()
+    (folder.parent / ".anat-0123456789ab").mkdir()
+    assert bids(dataset, output) == 0
+    assert content(output) == first and not list(output.rglob(".*"))
+
+
 def test_broken_subjects_are_named_and_the_others_finished(dataset, tmp_path, no_report, capsys):
     cut = add_subject(dataset, "03") / "sub-03_echo-1_part-phase_MEGRE.nii.gz"
     cut.write_bytes(cut.read_bytes()[:5000])

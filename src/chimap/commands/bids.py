@@ -152,10 +152,10 @@ def participant(
     people = len({one.labels["sub"] for one in found})
     console.print(f"{_count(people, 'subject')}, {_count(len(found), 'acquisition')}: {len(to_do)} to do")
     interrupted = False
+    _clear_away(jobs.values())  # of those that are done too: a worker that died may have left what another then finished
     if to_do:
         for outcome in outcomes:
             _tell(outcome)
-        _clear_away(to_do.values())
         try:
             for outcome in _all(to_do, where, dataset):
                 outcomes.append(outcome)
