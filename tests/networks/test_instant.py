@@ -70,7 +70,7 @@ def test_an_edited_convolution_is_the_convolution_and_the_edit_beside_it(edge, s
     switches = {} if switched_off is None else {switched_off: False}
     module, code = OrientedConv(conv, **switches), torch.randn(2, 5)
     x = torch.randn(2, 3, 7, 6, 8)
-    kernels, scales, shifts = module._edits(code)
+    kernels, scales, shifts = module.edits(code)
     beside = torch.stack(
         [
             torch.conv3d(one.mean(dim=0)[None, None], kernel[None, None], padding=1)[0, 0]

@@ -366,6 +366,26 @@ def test_a_training_begins_with_the_weights_of_another(label_map, tmp_path, caps
         assert not (tmp_path / "third").exists()
 
 
+def test_xqsm_begins_as_xqsm_plus_is_on_axial_scans(label_map, tmp_path):
+    write_packed(tmp_path / "heads.npz", [label_map, label_map])
+    small = [part for text in [*TINY, *OF_KIND["octave"]] for part in ("--set", text)]
+    command = ["--data", str(tmp_path / "heads.npz"), "--steps", "1", *small, "--output"]
+    assert main(["train", "xqsm+", *command, str(tmp_path / "told")]) == 0
+    start = tmp_path / "told" / "best.safetensors"
+    more = ["--start", str(start), "--set", "learning_rate=0", "--set", "freeze_norm=0"]
+    assert main(["train", "xqsm", *command, str(tmp_path / "plain"), *more]) == 0
+    weights, settings, _ = read_best(start)
+    told = build(settings.network).eval()
+    told.load_state_dict(weights)
+    weights, settings, _ = read_best(tmp_path / "plain" / "best.safetensors")
+    plain = build(settings.network).eval()
+    plain.load_state_dict(weights)
+    volumes, b0, size = torch.rand(1, 1, 16, 16, 16), torch.tensor([[0.0, 0.0, 1.0]]), torch.ones(1, 3)
+    torch.testing.assert_close(plain(volumes, b0, size), told(volumes, b0, size), rtol=1e-3, atol=1e-4)
+    start = tmp_path / "plain" / "best.safetensors"
+    assert main(["train", "xqsm+", *command, str(tmp_path / "back"), "--start", str(start)]) == 2
+
+
 @pytest.mark.parametrize("name", ["qsmnet", "iqsm+", "nextqsm"])
 def test_published_weights_are_checked_and_say_where_they_come_from(name, label_map, tmp_path, capsys):
     write_packed(tmp_path / "heads.npz", [label_map, label_map])

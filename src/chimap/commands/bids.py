@@ -152,7 +152,7 @@ def participant(
     people = len({one.labels["sub"] for one in found})
     console.print(f"{_count(people, 'subject')}, {_count(len(found), 'acquisition')}: {len(to_do)} to do")
     interrupted = False
-    _clear_away(jobs.values())  # of those that are done too: a worker that died may have left what another then finished
+    _clear_away(jobs.values())  # beside what is done, too: another worker may have finished it after one that died
     if to_do:
         for outcome in outcomes:
             _tell(outcome)

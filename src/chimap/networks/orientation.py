@@ -68,7 +68,7 @@ class OrientedConv(nn.Module):
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
         """Features (batch, channels, x, y, z) and codes (batch, CODE)."""
-        kernels, scales, shifts = self._edits(code)
+        kernels, scales, shifts = self.edits(code)
         if len(x) == 1 or x.device.type == "cpu":  # there, what convolutions read and write is what takes time
             parts = zip(x.split(1), kernels, scales, shifts, strict=True)
             found = [self._edited(*part) for part in parts]
@@ -80,14 +80,18 @@ class OrientedConv(nn.Module):
 
     def _edited(self, x: Tensor, kernel: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """The convolution of one sample with its weights edited."""
+        weight, bias = self.edited(kernel, scale, shift)
+        weight = weight.contiguous(memory_format=torch.channels_last_3d)
+        return conv3d(x, weight, bias, padding=self.conv.padding)  # pyright: ignore[reportArgumentType]
+
+    def edited(self, kernel: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the convolution that is the same as this one and the module beside it."""
         weight, bias = self.conv.weight, self.conv.bias
         room = (weight.shape[-1] - 3) // 2
         edit = nn.functional.pad(kernel, (room,) * 6) / weight.shape[1]
-        weight = weight + scale.reshape(-1, 1, 1, 1, 1) * edit
-        weight = weight.contiguous(memory_format=torch.channels_last_3d)
-        return conv3d(x, weight, shift if bias is None else bias + shift, padding=self.conv.padding)  # pyright: ignore
+        return weight + scale.reshape(-1, 1, 1, 1, 1) * edit, shift if bias is None else bias + shift
 
-    def _edits(self, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def edits(self, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """k (batch, 3, 3, 3), v1 and v2 (batch, channels)."""
         n = self.conv.out_channels
         if self.kernel_head is None:

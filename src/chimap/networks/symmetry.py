@@ -1,7 +1,7 @@
 """Axes exchanged and mirrored so that B0 lies in one 48th of the sphere: exact, and a network has fewer to learn."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import permutations
 
 import torch
@@ -37,13 +37,12 @@ def standard_turns(b0_direction: Tensor) -> list[Turn]:
     return [turn for angle, turn in sorted(found, key=lambda one: one[0]) if angle <= NEAR]
 
 
-def _directions(b0_direction: Tensor, turns: Sequence[Turn]) -> Tensor:
-    """Directions (batch, 3) in turned axes, of p and -p the one with z >= 0."""
-    rows = [
-        torch.stack([-one[axis] if new in mirrored else one[axis] for new, axis in enumerate(order)])
-        for one, (order, mirrored) in zip(b0_direction, turns, strict=True)
-    ]
-    return torch.stack([-row if float(row[2]) < 0 else row for row in rows])
+def direction_in(turn: Turn, b0_direction: Tensor) -> Tensor:
+    """A direction (3,) in turned axes: of p and -p, which are one, that with z >= 0."""
+    order, mirrored = turn
+    parts = [-b0_direction[axis] if new in mirrored else b0_direction[axis] for new, axis in enumerate(order)]
+    found = torch.stack(parts)
+    return -found if float(found[2]) < 0 else found
 
 
 def turned(volumes: Tensor, turn: Turn) -> Tensor:
@@ -78,7 +77,7 @@ def in_standard_frame(
     images = [standard_turns(one) for one in b0_direction]
     turns = [turns[image % len(turns)] for turns in images]
     volumes = [turned(one, turn) for one, turn in zip(channels, turns, strict=True)]
-    directions = _directions(b0_direction, turns)
+    directions = torch.stack([direction_in(turn, one) for turn, one in zip(turns, b0_direction, strict=True)])
     sizes = torch.stack([one[order] for one, (order, _) in zip(voxel_size, turns, strict=True)])
     if all(one.shape == volumes[0].shape for one in volumes):
         found = forward(torch.stack(volumes), directions, sizes)

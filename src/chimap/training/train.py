@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,11 @@ from torch import Tensor, distributed, nn
 
 from chimap import metrics
 from chimap.errors import InputError
-from chimap.networks.build import build
+from chimap.networks.build import NetworkShape, build
 from chimap.networks.checkpoint import optimiser_tensors, restore_optimiser
+from chimap.networks.folding import at_direction
+from chimap.networks.laplacian import InstantShape
+from chimap.networks.octave import OctaveShape
 from chimap.networks.weights import read_weights
 from chimap.simulation.labels import LabelMap
 from chimap.training.recipes.segment import dice_missed
@@ -52,6 +55,10 @@ class State:
     begun: dict[str, Any] = field(default_factory=dict)
 
 
+_UNTOLD = {"oriented": False, "coding": "vector", "standard_frame": False, "edit_kernel": True, "edit_vectors": True}
+"""What the shape of a network says that is not told the direction."""
+
+
 def train(
     recipe: Recipe,
     settings: Settings,
@@ -74,7 +81,8 @@ def train(
         judged: To judge by, one by one, on `device`: nobody whom the training shows. See `validation_samples`.
         output: Folder: settings.json, log.jsonl, one checkpoint, best.safetensors.
         device: Of network and samples.
-        start: Weights of the same network to begin with; `settings.start` says which.
+        start: Weights of the same network to begin with, or of the one that differs in being told the direction of B0:
+            then as it is on axial scans; `settings.start` says which.
         resume: Go on from the checkpoint in `output`, if there is one.
         stop_after: Write a checkpoint and stop after so many seconds.
         tell: Called with a line now and then.
@@ -155,7 +163,11 @@ def train(
 def _begin_with(start: Path, network: nn.Module, settings: Settings) -> dict[str, Any]:
     """Put weights into a network; what is known of them."""
     weights, before, record = read_best(start)
-    if before.network != settings.network or before.takes != settings.takes:
+    if _told_less(before.network, settings.network):
+        told = build(before.network)
+        told.load_state_dict(weights)
+        weights = at_direction(told, torch.tensor([0.0, 0.0, 1.0]))
+    elif before.network != settings.network or before.takes != settings.takes:
         raise InputError(
             f"{start} holds a network of {before.recipe}, {before.network}, which is not the {settings.network} that "
             "this training is of"
@@ -167,6 +179,13 @@ def _begin_with(start: Path, network: nn.Module, settings: Settings) -> dict[str
         )
     network.load_state_dict(weights)
     return {"recipe": before.recipe, "seed": before.seed, "steps": before.steps, **record}
+
+
+def _told_less(before: NetworkShape, now: NetworkShape) -> bool:
+    """Whether two networks differ in this alone: the second one is not told the direction of B0, nor turns its axes."""
+    if not isinstance(before, InstantShape | OctaveShape) or not before.oriented:
+        return False
+    return asdict(now) == asdict(before) | _UNTOLD
 
 
 def _ready(network: nn.Module, *, frozen_norm: bool) -> None:
