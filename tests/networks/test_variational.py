@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from chimap.networks import variational
 from chimap.networks.build import build
 from chimap.networks.variational import NEXTQSM, NEXTQSM_RELEASED, VariationalShape
 from chimap.physics.dipole import DipoleModel
@@ -91,3 +92,17 @@ def test_a_residual_network_that_finds_no_background_leaves_the_field():
     with torch.no_grad():
         local = network(torch.cat([field, torch.ones_like(field)], dim=1), B0, SIZE)[:, :1]
     assert torch.equal(local, field)
+
+
+@pytest.mark.parametrize("size", [(16, 16, 24), (9, 14, 11)])
+def test_without_gradients_it_gives_the_same(size, monkeypatch):
+    """There the last convolution is a product of matrices, some slices at a time."""
+    monkeypatch.setattr(variational, "_AT_ONCE", 300)
+    network = build(replace(TINY, penalty="none", begun=True)).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    channels = torch.rand(2, 3, *size)
+    expected = network(channels, B0.expand(2, 3), SIZE.expand(2, 3))
+    with torch.no_grad():
+        found = network(channels, B0.expand(2, 3), SIZE.expand(2, 3))
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-5 * float(expected.detach().abs().max()))

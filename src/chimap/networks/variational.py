@@ -1,6 +1,8 @@
 """The network of NeXtQSM: a U-Net removes the background field, a variational network inverts what is left."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 import torch
@@ -15,6 +17,9 @@ WIDEST = 512
 """Channels that no level exceeds."""
 COARSE = 2.0
 """Voxels [mm] on which a background is smooth enough."""
+
+_AT_ONCE = 2**15
+"""Voxels whose 27 products lie in memory together."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,8 @@ class StridedUNet(nn.Module):
     def _last(self, rising: Tensor, skip: Tensor) -> Tensor:
         """The last convolution, of both halves of its channels: to join them first would copy the largest features."""
         one, other = self.last.weight.split(skip.shape[1], dim=1)
+        if rising.device.type == "cpu" and not torch.is_grad_enabled() and rising.dtype == one.dtype:
+            return _to_one_channel((rising, skip), (one, other), self.last.bias)  # pyright: ignore[reportArgumentType]
         return conv3d(rising, one, self.last.bias, padding=1) + conv3d(skip, other, padding=1)
 
     def _through(self, slope: Tensor, activation: Tensor) -> Tensor:
@@ -157,6 +164,29 @@ def _of_few_channels(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
         x, weight = (pad(tensor, (0,) * 7 + (4 - x.shape[1],)) for tensor in (x, weight))
         x = x.contiguous(memory_format=torch.channels_last_3d)
     return conv3d(x, weight, bias, padding=1)
+
+
+def _to_one_channel(parts: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor) -> Tensor:
+    """Sum of convolutions of edge 3 whose output is one channel.
+
+    On a CPU a convolution to one channel takes the time of sixteen. Here a product of matrices gives what each of the
+    27 weights makes of all voxels of some slices, and these are added up, shifted: a quarter of the time.
+    """
+    n, _, x, y, z = parts[0].shape
+    matrices = [weight[0].reshape(-1, 27).T for weight in weights]
+    slices = max(1, _AT_ONCE // (y * z))
+    found = bias.new_zeros(n, 1, x + 2, y + 2, z + 2)
+    for index, first in product(range(n), range(0, x, slices)):
+        last = min(first + slices, x)
+        of_each = bias.new_zeros(27, (last - first) * y * z)
+        for part, matrix in zip(parts, matrices, strict=True):
+            seen = part[index, :, first:last].movedim(0, -1)
+            of_each.addmm_(matrix, seen.reshape(-1, matrix.shape[1]).T)
+        for (i, j, k), one in zip(product(range(3), repeat=3), of_each, strict=True):
+            # voxel v adds to the output at v + 1 - (i, j, k), which the margin of one moves to v + 2 - (i, j, k)
+            room = found[index, 0, first + 2 - i : last + 2 - i, 2 - j : 2 - j + y, 2 - k : 2 - k + z]
+            room += one.reshape(room.shape)
+    return found[..., 1:-1, 1:-1, 1:-1] + bias
 
 
 class VariationalNet(nn.Module):
