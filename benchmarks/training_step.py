@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from chimap.commands.console import keep_freed_memory
-from chimap.networks.unet import UNet
+from chimap.networks.build import build
 from chimap.simulation.labels import read_packed
 from chimap.training.recipes.table import RECIPES, find
 from chimap.training.samples import draw_batch
@@ -32,7 +32,7 @@ def main() -> None:
         sample = draw_batch(maps, settings.samples, range(settings.batch))
         for low in (False, True):
             for order in (torch.contiguous_format, torch.channels_last_3d):
-                network = UNet(settings.network).to(memory_format=order)
+                network = build(settings.network).to(memory_format=order)
                 optimiser = torch.optim.Adam(network.parameters())
                 seconds = []
                 for step in range(6):
