@@ -25,12 +25,11 @@ from chimap.from_local_field import (
     signal_of,
     with_settings,
 )
-from chimap.parcellation import NAMES, hardly_found, segment
+from chimap.parcellation import hardly_found, segment
 from chimap.physics.dipole import DipoleModel
-from chimap.plan import WHOLE_MASK, Plan, plan_named
-from chimap.regions import known_region, referred, region_called
-from chimap.scan import Finding, Maps, Reference, Scan
-from chimap.segmentation import VENTRICLES, Segmentation, canonical, region
+from chimap.plan import Plan, plan_named
+from chimap.reference import check_reference, finds_csf, is_region, referred
+from chimap.scan import Finding, Maps, Scan
 from chimap.swi import weighted_images
 
 STAGES = ("mask", "unwrapping", "echo combination", "checks", "background removal", "inversion")
@@ -93,7 +92,7 @@ def reconstruct(
     scan.check()
     chosen = _chosen(plan)
     _check_wishes(scan, plan, chosen)
-    by_csf = chosen.inversion.zero_is_csf or (plan.reference == "csf" and not _ventricles_are_given(scan))
+    by_csf = finds_csf(scan, plan.reference, chosen.inversion)
     record = Record(on_stage)
     with record.stage("mask"):
         brain = _brain(scan, plan, chosen, record)
@@ -117,7 +116,7 @@ def reconstruct(
         mask = mask & ~unknown
         local_field, chi = local_field * mask, chi * mask
     segmentation = scan.segmentation
-    if segmentation is None and (plan.regions or _is_region(plan.reference)):
+    if segmentation is None and (plan.regions or is_region(plan.reference)):
         with record.stage("regions"):
             segmentation = segment(scan.magnitude, chi, mask, scan.voxel_size, scan.affine)
             record.notes.append(
@@ -130,7 +129,7 @@ def reconstruct(
                     f"The network found hardly any {', '.join(lacking)}: unless the scan leaves them out, the affine "
                     "may not say how the head lies, and then the outlines of the other regions are wrong, too."
                 )
-    chi, reference = _referred(chi, mask, csf, segmentation, scan, plan)
+    chi, reference = referred(chi, mask, scan.voxel_size, plan.reference, csf=csf, segmentation=segmentation)
     record.notes.append(
         "chi is as the inversion gave it: its sum over the whole grid is zero before masking."
         if reference is None
@@ -185,49 +184,9 @@ def _check_wishes(scan: Scan, plan: Plan, chosen: Chosen) -> None:
         raise InputError(f"--erosion is {plan.erosion:g}, needed millimetres, 0 or more")
     if plan.noise_limit is not None and not plan.noise_limit > 0:
         raise InputError(f"--noise-limit is {plan.noise_limit:g}, needed how many times the median noise, above 0")
-    decay = scan.magnitude is not None and len(scan.echo_times) > 1
-    if chosen.inversion.zero_is_csf and not decay:
-        raise InputError(
-            f"{chosen.inversion.label} finds the fluid whose chi is zero by R2*, for which the magnitude of two echoes "
-            "or more is needed: choose medi, or give `chimap invert` the local field and a mask of the fluid with --csf"
-        )
-    if chosen.inversion.zero_is_csf and plan.reference not in ("mask", "csf"):
-        raise InputError(f"{chosen.inversion.label} makes chi zero in the ventricles; needed no other --reference")
-    if plan.reference == "csf" and not decay and not _ventricles_are_given(scan):
-        raise InputError(
-            "--reference csf finds the fluid of the ventricles by R2*, for which the magnitude of two echoes or more "
-            "is needed, or takes it from a segmentation that names the lateral ventricles"
-        )
-    if _is_region(plan.reference):
-        known_region(plan.reference, NAMES if scan.segmentation is None else scan.segmentation.names)
-        if scan.segmentation is not None and not region_called(plan.reference, scan.segmentation).any():
-            raise InputError(f"chi was to be relative to {plan.reference}, of which the segmentation has no voxel")
+    check_reference(scan, plan.reference, chosen.inversion)
     if plan.swi and scan.magnitude is None:
         raise InputError("susceptibility-weighted images are made of the magnitude, and there is none")
-
-
-def _is_region(reference: str) -> bool:
-    return reference not in ("mask", "none", "csf")
-
-
-def _ventricles_are_given(scan: Scan) -> bool:
-    return scan.segmentation is not None and bool(region(scan.segmentation, VENTRICLES).any())
-
-
-def _referred(
-    chi: Volume, mask: Mask, csf: Mask | None, segmentation: Segmentation | None, scan: Scan, plan: Plan
-) -> tuple[Volume, Reference | None]:
-    """chi relative to what the plan says, or to the fluid that the method or the plan wanted found."""
-    if csf is None and plan.reference == "none":
-        return chi, None
-    inside, name = mask, WHOLE_MASK
-    if csf is not None:
-        inside, name = csf, "the cerebrospinal fluid in the middle of the brain, where R2* is lowest"
-    elif plan.reference == "csf" and segmentation is not None:
-        inside, name = region(segmentation, VENTRICLES), "the lateral ventricles"
-    elif plan.reference != "mask" and segmentation is not None:
-        inside, name = region_called(plan.reference, segmentation), canonical(plan.reference)
-    return referred(chi, mask, inside, name, scan.voxel_size)
 
 
 def _brain(scan: Scan, plan: Plan, chosen: Chosen, record: Record) -> Mask:

@@ -7,9 +7,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from chimap.arrays import Mask, Triple, Volume
+from chimap.arrays import Mask, Triple
 from chimap.errors import InputError
-from chimap.scan import Maps, Reference
+from chimap.scan import Maps
 from chimap.segmentation import CHALLENGE, Segmentation, canonical, identify, names_within, region
 
 WHOLE = "whole mask"
@@ -115,30 +115,6 @@ def _cell(value: str | int | float) -> str:
         return value or "n/a"
     # to 1e-6: a mean that the reference makes zero is zero, and no outlier for its rounding
     return f"{round(value, 6) + 0.0:.8g}" if math.isfinite(value) else "n/a"
-
-
-def referred(chi: Volume, mask: Mask, inside: Mask, name: str, voxel_size: Triple) -> tuple[Volume, Reference]:
-    """chi with its mean over a region made zero.
-
-    Args:
-        chi: [ppm], shape (x, y, z).
-        mask: Where it is valid; elsewhere it stays as it is.
-        inside: The region.
-        name: Of the region.
-        voxel_size: [mm].
-
-    Raises:
-        InputError: chi is valid nowhere in the region.
-    """
-    values = chi[mask & inside].double()
-    voxels = values.numel()
-    if not voxels:
-        raise InputError(
-            f"chi was to be relative to {name}, of which there is no voxel in the mask in which it is valid"
-        )
-    mean, sd = float(values.mean()), float(values.std(correction=min(voxels - 1, 1)))
-    reference = Reference(name, voxels, voxels * math.prod(voxel_size) / 1000, mean, sd)
-    return torch.where(mask, chi - mean, chi), reference
 
 
 def region_called(name: str, segmentation: Segmentation) -> Mask:
