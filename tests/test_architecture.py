@@ -15,8 +15,8 @@ FLOORS = {
     "errors": 0, "arrays": 0, "methods": 0.5, "plan": 0.5, "linalg": 1, "scan": 1, "segmentation": 0.9, "physics": 1.5,
     "metrics": 2, "lesion_metrics": 2, "losses": 2, "networks": 2, "io": 2, "regional": 2.5, "fields": 3,
     "inversion": 3, "simulation": 3, "regions": 3, "swi": 3, "parcellation": 3.5, "from_local_field": 3.5,
-    "reference": 3.6, "derivatives": 3, "group": 3, "report": 4, "training": 4, "pipeline": 5, "participant": 5.5, "cohort": 5.5,
-    "benchmark": 5.5, "commands": 6, "cli": 7,
+    "reference": 3.6, "derivatives": 3, "group": 3, "report": 4, "training": 4, "pipeline": 5, "participant": 5.5,
+    "cohort": 5.5, "benchmark": 5.5, "commands": 6, "cli": 7,
 }  # fmt: skip
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from chimap.physics.signal import add_noise, gradient_echo_signal, intravoxel_dephasing
+from chimap.physics.signal import add_noise, gradient_echo_signal, intravoxel_dephasing, through_slices
 
 SHAPE = (3, 4, 5)
 
@@ -60,3 +60,18 @@ def test_noise_has_the_stated_deviation_in_both_channels_and_follows_its_seed():
 def test_negative_noise_is_refused():
     with pytest.raises(ValueError, match="sigma"):
         add_noise(torch.ones(1, 2, 2, 2), sigma=-1.0, generator=torch.Generator())
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_average_and_hold_nothing_finer(axis):
+    """A slow wave passes with the amplitude that a mean over the slice leaves it, a fast one not at all."""
+    shape = [12, 12, 12]
+    shape[axis] = 64
+    at = (torch.arange(64) + 0.5).reshape([-1 if one == axis else 1 for one in range(3)]).expand(shape)
+    for cycles, expected in ((4, math.sin(0.25 * math.pi) / (0.25 * math.pi)), (28, 0.0)):
+        wave = torch.cos(2 * math.pi * cycles * at / 64)  # a mirrored cosine goes on as it was
+        found = through_slices(wave, axis, 4.0)
+        own = math.sin(math.pi * cycles / 64) / (math.pi * cycles / 64)  # of its own voxels
+        torch.testing.assert_close(found, wave * expected / own, atol=0.01, rtol=0)
+    flat = torch.full(shape, 3.0)
+    torch.testing.assert_close(through_slices(flat, axis, 2.5), flat)

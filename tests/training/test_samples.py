@@ -10,7 +10,15 @@ import torch
 
 from chimap.errors import InputError
 from chimap.physics.dipole import DipoleModel
-from chimap.training.samples import UPRIGHT, SampleSettings, _direction, draw_batch, draw_sample, scaled_positive
+from chimap.training.samples import (
+    UPRIGHT,
+    SampleSettings,
+    _direction,
+    draw_batch,
+    draw_sample,
+    in_slices,
+    scaled_positive,
+)
 
 SETTINGS = SampleSettings(shape=(24, 20, 28), voxel_sizes=((2.5, 2.5, 2.5),), blobs=0.0)
 
@@ -72,6 +80,40 @@ def test_upright_samples_have_b0_near_z_and_the_others_every_direction():
         share = float((cosines(upright) >= edge).float().mean())
         assert share == pytest.approx(upright + (1 - upright) * by_chance, abs=0.02)
     assert float(cosines(0.4).min()) < 0.01
+
+
+def test_a_sample_in_thick_slices_has_lost_what_is_finer_and_nothing_else(label_map):
+    """Along one axis the finest is gone, along the others all is there; the field still is that of the chi."""
+    settings = replace(SETTINGS, field_error=(0.0, 0.0), snr=(1e6, 1e6), mask_error=(0.0, 0.0), whole_brain=False)
+    sharp = draw_sample([label_map], settings, 7)
+    thick = in_slices(sharp, 2, 2.5)
+
+    def left(name, axis):
+        before, after = (getattr(one, name)[5:-5, 5:-5, 5:-5].diff(dim=axis).std() for one in (sharp, thick))
+        return float(after / before)
+
+    for name in ("chi", "local_field"):
+        assert left(name, 2) < 0.65 and left(name, 0) > 0.7
+    torch.testing.assert_close(thick.phase.abs() <= math.pi, torch.ones_like(thick.mask))
+    b0 = tuple(float(value) for value in sharp.b0_direction)
+    of_chi = DipoleModel(SETTINGS.shape, (2.5, 2.5, 2.5), (b0[0], b0[1], b0[2]), padding=24)
+    misfits = [
+        (of_chi(one.chi) - one.local_field)[one.mask].std() / one.local_field[one.mask].std() for one in (sharp, thick)
+    ]
+    assert misfits[1] < misfits[0] + 0.1
+    assert (thick.mask == sharp.mask).all() and (thick.chi[~thick.mask] == 0).all()
+
+
+def test_half_of_the_samples_are_in_slices_and_none_if_not_asked(label_map):
+    settings = replace(SETTINGS, scan=False, slices=(2.0, 3.0))
+    changed = [
+        not torch.equal(
+            draw_sample([label_map], settings, seed).chi,
+            draw_sample([label_map], replace(settings, slices=(1.0, 1.0)), seed).chi,
+        )
+        for seed in range(12)
+    ]
+    assert 2 <= sum(changed) <= 10
 
 
 @pytest.mark.parametrize("tilt", [0.0, math.pi / 2])

@@ -9,6 +9,9 @@ from torch import Tensor
 from chimap.arrays import Echoes, Triple, Volume
 from chimap.physics.units import hz_per_ppm, radians_per_ppm
 
+SOFT = 0.1
+"""Width of the edge of what slices can hold, as a share of that: without, every step would ring."""
+
 
 def gradient_echo_signal(
     m0: Volume,
@@ -69,6 +72,25 @@ def intravoxel_dephasing(
         torch.exp(across * (-((math.pi * hz_per_ppm(field_strength) * echo_time) ** 2) / 6)) for echo_time in echo_times
     ]
     return torch.stack(factors, dim=-4)
+
+
+def through_slices(volume: Volume, axis: int, thickness: float) -> Volume:
+    """A volume as thicker slices show it, resampled to its own voxels: averaged over a slice, and nothing finer than
+    slices side by side can hold.
+
+    Args:
+        volume: Shape (x, y, z); mirrored at its ends. Its voxels are averages already.
+        axis: Across the slices.
+        thickness: [voxels], at least 1.
+    """
+    n = volume.shape[axis]
+    frequency = torch.fft.rfftfreq(2 * n, device=volume.device)
+    edge = 0.5 / thickness
+    passed = torch.sinc(frequency * thickness) / torch.sinc(frequency)
+    passed = passed * torch.sigmoid((edge - frequency) / (SOFT * edge))
+    passed = (passed / passed[0]).reshape([-1 if one == axis else 1 for one in range(3)])
+    spectrum = torch.fft.rfft(torch.cat([volume, volume.flip(axis)], dim=axis), dim=axis)
+    return torch.fft.irfft(spectrum * passed, n=2 * n, dim=axis).narrow(axis, 0, n)
 
 
 def add_noise(signal: Tensor, *, sigma: float, generator: torch.Generator) -> Tensor:

@@ -18,6 +18,7 @@ from chimap.errors import InputError
 from chimap.physics.dipole import DipoleModel
 from chimap.physics.random_sources import blob_source, simple_shapes
 from chimap.physics.shim import shim_field
+from chimap.physics.signal import through_slices
 from chimap.physics.units import radians_per_ppm
 from chimap.simulation.acquisition import FieldKernels, field_kernels, fields_of, measure
 from chimap.simulation.anatomy import brain_box, brain_share, hybrid_values, label_head, literature_values
@@ -48,6 +49,8 @@ class SampleSettings:
         tilt: Largest angle between B0 and the grid's z [rad]: pi / 2 for every direction, 0 for axial scans.
         upright: Share of the samples that have B0 within `UPRIGHT` of z, as most scans do; uniform up to `tilt`, they
             are few.
+        slices: Thickness [voxels] of slices that a sample was resampled from, in half of the samples; in half of these
+            along z. Two values of 1: never.
         field_strengths: B0 [T], one is drawn.
         echo_time: [s].
         snr: At the drawn echo; its logarithm is uniform.
@@ -75,6 +78,7 @@ class SampleSettings:
     voxel_sizes: tuple[Triple, ...] = ((1.0, 1.0, 1.0),)
     tilt: float = math.pi / 2
     upright: float = 0.0
+    slices: Range = (1.0, 1.0)
     field_strengths: tuple[float, ...] = (1.5, 3.0, 7.0)
     echo_time: Range = (0.005, 0.035)
     snr: Range = (10.0, 200.0)
@@ -193,7 +197,7 @@ def draw_sample(label_maps: Sequence[LabelMap], settings: SampleSettings, seed: 
         generator=generator,
     )
     white = torch.randn(shape, generator=generator, device=device)
-    return Sample(
+    sample = Sample(
         chi=head.chi * inside,
         local_field=local,
         measured_local_field=local + error + white * noise.clamp_max(NOISIEST),
@@ -208,6 +212,33 @@ def draw_sample(label_maps: Sequence[LabelMap], settings: SampleSettings, seed: 
         labels=head.labels,
         brain=brain.to(device),
     )
+    thinnest, thickest = settings.slices
+    if thickest > 1 and float(torch.rand(1, generator=host)) < 0.5:
+        axis = (2, 2, 1, 0)[_choice(4, host)]
+        return in_slices(sample, axis, _uniform((thinnest, thickest), host))
+    return sample
+
+
+def in_slices(sample: Sample, axis: int, thickness: float) -> Sample:
+    """A sample as it comes from a scan of thick slices [voxels], resampled: without what is finer.
+
+    Signal and fields are the means over a slice; chi, which is to be found, that of the brain in it. Most scans of
+    people are such: a network that has only seen voxels of 1 mm makes artefacts of what is missing.
+    """
+
+    def through(volume: Tensor) -> Tensor:
+        return through_slices(volume, axis, thickness)
+
+    inside = sample.mask.to(sample.chi)
+    share = through(inside).clamp_min(0.1)  # a slice that hardly touches the brain says nothing of it
+    found = {"chi": through(sample.chi * inside) / share * inside}
+    for name in ("local_field", "measured_local_field", "total_field"):
+        if getattr(sample, name) is not None:
+            found[name] = through(getattr(sample, name))
+    if sample.phase is not None and sample.magnitude is not None:
+        real, imaginary = (through(sample.magnitude * wave) for wave in (sample.phase.cos(), sample.phase.sin()))
+        found |= {"phase": torch.atan2(imaginary, real), "magnitude": torch.hypot(real, imaginary)}
+    return replace(sample, **found)
 
 
 def _place(

@@ -224,6 +224,7 @@ def validation_samples(people: Sequence[LabelMap], settings: Settings) -> list[S
         invert=0.0,
         scale_positive=(1.0, 1.0),
         upright=0.0,
+        slices=(1.0, 1.0),
         blobs=0.0,
         solids=0,
         whole_brain=(settings.gives == "chi" and not inversion_alone(settings)) or settings.samples.whole_brain,
