@@ -279,7 +279,7 @@ def test_run_with_the_magnitude_in_the_inversion(files, tmp_path, simulated, met
     assert ("relative to its mean in the cerebrospinal fluid" in report) == (method == "medi+0")
 
 
-LEARNED = ("uqsm+", "xqsm+", "qsmnet", "qsmnet+", "fine")
+LEARNED = ("uqsm+", "xqsm", "xqsm+", "qsmnet", "qsmnet+", "fine")
 
 
 @pytest.mark.parametrize("method", methods.names("inversion"))

@@ -350,6 +350,16 @@ METHODS: tuple[Method, ...] = (
         weights="uqsm+",
     ),
     Method(
+        "xqsm",
+        "inversion",
+        "chimap.inversion.learned:by_network",
+        "xQSM+ for axial scans, not told B0: others are turned to it, or with --set xqsm.turn=no not",
+        "Gao et al. 2021, doi:10.1002/nbm.4461",
+        ("local field", "mask", "magnitude (optional)"),
+        "7 s",
+        weights="xqsm",
+    ),
+    Method(
         "xqsm+",
         "inversion",
         "chimap.inversion.learned:by_network",
@@ -378,6 +388,16 @@ METHODS: tuple[Method, ...] = (
         ("local field", "mask", "magnitude (optional)"),
         "3 s",
         weights="qsmnet+",
+    ),
+    Method(
+        "iqsm",
+        "from phase",
+        "chimap.inversion.single_step:from_phase",
+        "iQSM+ for axial scans, not told B0: others are turned to it (Affined-iQSM), or with --set iqsm.turn=no not",
+        "Gao et al. 2022, doi:10.1016/j.neuroimage.2022.119410",
+        ("phase", "mask", "echo times", "magnitude (optional)"),
+        "4 s an echo",
+        weights="iqsm",
     ),
     Method(
         "iqsm+",
