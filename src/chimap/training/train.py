@@ -163,7 +163,7 @@ def train(
 def _begin_with(start: Path, network: nn.Module, settings: Settings) -> dict[str, Any]:
     """Put weights into a network; what is known of them."""
     weights, before, record = read_best(start)
-    if _told_less(before.network, settings.network):
+    if before.takes == settings.takes and _told_less(before.network, settings.network):
         told = build(before.network)
         told.load_state_dict(weights)
         weights = at_direction(told, torch.tensor([0.0, 0.0, 1.0]))
