@@ -1,4 +1,4 @@
-"""NRMSE of chi where a scan of 1 mm has thick slices, resampled: what interpolation alone would cost nothing.
+"""NRMSE of chi where a scan of 1 mm has thick slices, resampled to 1 mm.
 
     python benchmarks/slices.py [--labels PACKED] METHOD ...
 
@@ -13,10 +13,9 @@ from pathlib import Path
 import torch
 
 from chimap import from_local_field, methods, metrics
-from chimap.arrays import Volume
 from chimap.benchmark.cases import SCALES, Simulator, chosen, people
 from chimap.commands.console import keep_freed_memory
-from chimap.physics.signal import through_slices
+from chimap.physics.signal import mean_in_slices, signal_through_slices, through_slices
 from chimap.simulation.labels import read_packed
 
 THICKNESS = (1.0, 1.5, 2.0, 3.0)
@@ -39,26 +38,22 @@ def main() -> None:
         method = methods.find(name, "inversion", "from phase")
         row = []
         for thickness in THICKNESS:
-            share = through(mask.float(), thickness).clamp_min(0.1)
-            chi = through(truth.chi * mask, thickness) / share * mask
+            sharp, cut = thickness == 1, (2, thickness)
+            chi = truth.chi if sharp else mean_in_slices(truth.chi, mask, *cut)
             inside = mask
             with torch.no_grad():
                 if method.stage == "inversion":
-                    field = through(truth.local_field + truth.field_error, thickness) * mask
-                    found = from_local_field.invert(field, mask, *where, method=method.name)
+                    field = truth.local_field + truth.field_error
+                    field = field if sharp else through_slices(field, *cut)
+                    found = from_local_field.invert(field * mask, mask, *where, method=method.name)
                 else:
-                    real, imaginary = (
-                        torch.stack([through(echo, thickness) for echo in scan.magnitude * wave])
-                        for wave in (scan.phase.cos(), scan.phase.sin())
-                    )
-                    signal = torch.atan2(imaginary, real), torch.hypot(real, imaginary), mask
-                    found, inside = methods.call(method, {}, *signal, scan.echo_times, scan.field_strength, *where)
+                    echoes = list(zip(scan.phase, scan.magnitude, strict=True))
+                    seen = echoes if sharp else [signal_through_slices(*echo, *cut) for echo in echoes]
+                    phase, magnitude = (torch.stack(part) for part in zip(*seen, strict=True))
+                    signal = (phase, magnitude, mask, scan.echo_times, scan.field_strength)
+                    found, inside = methods.call(method, {}, *signal, *where)
             row.append(metrics.nrmse(found, chi, inside, demean=True))
         print(f"| {method.label} | " + " | ".join(f"{value:.1f}" for value in row) + " |")
-
-
-def through(volume: Volume, thickness: float) -> Volume:
-    return volume if thickness == 1 else through_slices(volume, 2, thickness)
 
 
 if __name__ == "__main__":

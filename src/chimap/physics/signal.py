@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from chimap.arrays import Echoes, Triple, Volume
+from chimap.arrays import Echoes, Mask, Triple, Volume
 from chimap.physics.units import hz_per_ppm, radians_per_ppm
 
 SOFT = 0.1
@@ -91,6 +91,19 @@ def through_slices(volume: Volume, axis: int, thickness: float) -> Volume:
     passed = (passed / passed[0]).reshape([-1 if one == axis else 1 for one in range(3)])
     spectrum = torch.fft.rfft(torch.cat([volume, volume.flip(axis)], dim=axis), dim=axis)
     return torch.fft.irfft(spectrum * passed, n=2 * n, dim=axis).narrow(axis, 0, n)
+
+
+def signal_through_slices(phase: Volume, magnitude: Volume, axis: int, thickness: float) -> tuple[Volume, Volume]:
+    """Phase [rad] and magnitude as thicker slices show them: the complex signal is what is averaged."""
+    real, imaginary = (through_slices(magnitude * wave, axis, thickness) for wave in (phase.cos(), phase.sin()))
+    return torch.atan2(imaginary, real), torch.hypot(real, imaginary)
+
+
+def mean_in_slices(volume: Volume, mask: Mask, axis: int, thickness: float) -> Volume:
+    """Mean over thicker slices of what lies in a mask, zero outside. A slice that hardly touches it says nothing."""
+    inside = mask.to(volume)
+    share = through_slices(inside, axis, thickness).clamp_min(0.1)
+    return through_slices(volume * inside, axis, thickness) / share * inside
 
 
 def add_noise(signal: Tensor, *, sigma: float, generator: torch.Generator) -> Tensor:

@@ -18,7 +18,7 @@ from chimap.errors import InputError
 from chimap.physics.dipole import DipoleModel
 from chimap.physics.random_sources import blob_source, simple_shapes
 from chimap.physics.shim import shim_field
-from chimap.physics.signal import through_slices
+from chimap.physics.signal import mean_in_slices, signal_through_slices, through_slices
 from chimap.physics.units import radians_per_ppm
 from chimap.simulation.acquisition import FieldKernels, field_kernels, fields_of, measure
 from chimap.simulation.anatomy import brain_box, brain_share, hybrid_values, label_head, literature_values
@@ -226,18 +226,13 @@ def in_slices(sample: Sample, axis: int, thickness: float) -> Sample:
     people are such: a network that has only seen voxels of 1 mm makes artefacts of what is missing.
     """
 
-    def through(volume: Tensor) -> Tensor:
-        return through_slices(volume, axis, thickness)
-
-    inside = sample.mask.to(sample.chi)
-    share = through(inside).clamp_min(0.1)  # a slice that hardly touches the brain says nothing of it
-    found = {"chi": through(sample.chi * inside) / share * inside}
+    found = {"chi": mean_in_slices(sample.chi, sample.mask, axis, thickness)}
     for name in ("local_field", "measured_local_field", "total_field"):
         if getattr(sample, name) is not None:
-            found[name] = through(getattr(sample, name))
+            found[name] = through_slices(getattr(sample, name), axis, thickness)
     if sample.phase is not None and sample.magnitude is not None:
-        real, imaginary = (through(sample.magnitude * wave) for wave in (sample.phase.cos(), sample.phase.sin()))
-        found |= {"phase": torch.atan2(imaginary, real), "magnitude": torch.hypot(real, imaginary)}
+        phase, magnitude = signal_through_slices(sample.phase, sample.magnitude, axis, thickness)
+        found |= {"phase": phase, "magnitude": magnitude}
     return replace(sample, **found)
 
 

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,13 @@ class State:
     begun: dict[str, Any] = field(default_factory=dict)
 
 
-_UNTOLD = {"oriented": False, "coding": "vector", "standard_frame": False, "edit_kernel": True, "edit_vectors": True}
+_UNTOLD: dict[str, Any] = {
+    "oriented": False,
+    "coding": "vector",
+    "standard_frame": False,
+    "edit_kernel": True,
+    "edit_vectors": True,
+}
 """What the shape of a network says that is not told the direction."""
 
 
@@ -185,7 +191,7 @@ def _told_less(before: NetworkShape, now: NetworkShape) -> bool:
     """Whether two networks differ in this alone: the second one is not told the direction of B0, nor turns its axes."""
     if not isinstance(before, InstantShape | OctaveShape) or not before.oriented:
         return False
-    return asdict(now) == asdict(before) | _UNTOLD
+    return now == replace(before, **_UNTOLD)
 
 
 def _ready(network: nn.Module, *, frozen_norm: bool) -> None:
