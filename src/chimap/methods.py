@@ -356,7 +356,7 @@ METHODS: tuple[Method, ...] = (
         "xQSM+ for axial scans, not told B0: others are turned to it, or with --set xqsm.turn=no not",
         "Gao et al. 2021, doi:10.1002/nbm.4461",
         ("local field", "mask", "magnitude (optional)"),
-        "7 s",
+        "9 s",
         weights="xqsm",
     ),
     Method(
@@ -366,7 +366,7 @@ METHODS: tuple[Method, ...] = (
         "Octave convolutions, told B0's direction, that learned from simulated chi: the same in every orientation",
         "Gao et al. 2021, doi:10.1002/nbm.4461; Gao et al. 2024, doi:10.1016/j.media.2024.103160",
         ("local field", "mask", "magnitude (optional)"),
-        "20 s",
+        "28 s",
         weights="xqsm+",
     ),
     Method(
