@@ -134,6 +134,26 @@ def test_without_a_scan_the_rest_is_the_same(label_map):
     torch.testing.assert_close(part.local_field, whole.local_field)
 
 
+def test_sources_around_a_hybrid_brain_make_its_background(label_map):
+    drawn = replace(SETTINGS, hybrid=1.0, mask_error=(0.0, 0.0), field_error=(0.0, 0.0), whole_brain=False)
+    head, sources = (draw_sample([label_map], replace(drawn, sources=count), 4) for count in (0, 60))
+    for name in ("chi", "local_field", "mask"):
+        torch.testing.assert_close(getattr(sources, name), getattr(head, name))
+    assert not torch.allclose(sources.phase, head.phase)
+    # what is not local comes from outside: inside it has no Laplacian, as far as the grid tells
+    background = sources.total_field - sources.local_field
+    laplacian = sum(background.roll(1, axis) + background.roll(-1, axis) - 2 * background for axis in range(3))
+    inside = sources.mask.clone()
+    for axis in range(3):
+        inside &= sources.mask.roll(2, axis) & sources.mask.roll(-2, axis)
+    assert inside.sum() > 200
+    assert float(background[inside].std()) > float(sources.local_field[inside].std())
+    assert float(laplacian[inside].std()) < 0.1 * float(background[inside].std())
+    plain = draw_sample([label_map], replace(drawn, hybrid=0.0, sources=60), 4)
+    other = draw_sample([label_map], replace(drawn, hybrid=0.0), 4)
+    torch.testing.assert_close(plain.total_field, other.total_field)  # of a brain as in the literature the head is kept
+
+
 def test_batches_are_samples_and_seeds_decide(label_map):
     batch = draw_batch([label_map], SETTINGS, [4, 9])
     again = draw_sample([label_map], SETTINGS, 9)

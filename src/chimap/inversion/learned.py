@@ -19,6 +19,7 @@ from chimap.errors import InputError
 from chimap.inversion.frame import frame_of, into, out_of, sampled
 from chimap.linalg import bounding_box
 from chimap.networks.apply import mirror_images, predict
+from chimap.networks.precision import BF16
 from chimap.networks.weights import SUFFIX, Trained, load_trained, read_trained
 from chimap.physics.dipole import DipoleModel
 
@@ -36,7 +37,7 @@ def by_network(
     refinement: int = 0,
     turn: bool = True,
     images: int = 3,
-    bf16: bool = False,
+    bf16: bool = BF16,
     progress: Progress | None = None,
 ) -> Volume:
     """chi by a network that has learned.
@@ -52,7 +53,8 @@ def by_network(
             is, to see what that does.
         images: A network that is told the direction of B0 is shown up to so many mirror images of the scan, and chi is
             the mean of what it finds (`networks.apply.mirror_images`); not after a refinement, which knows one.
-        bf16: Convolutions of the pass that gives chi in bfloat16: faster, and less exact (benchmarks/inference.py).
+        bf16: Convolutions of the pass that gives chi in bfloat16: twice as fast where the processor has them, and a
+            little less exact (benchmarks/inference.py).
         progress: Called with step and steps of a refinement.
 
     Returns:

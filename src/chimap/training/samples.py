@@ -16,7 +16,7 @@ from torch import Tensor
 from chimap.arrays import Shape, Triple
 from chimap.errors import InputError
 from chimap.physics.dipole import DipoleModel
-from chimap.physics.random_sources import blob_source, simple_shapes
+from chimap.physics.random_sources import blob_source, external_sources, simple_shapes
 from chimap.physics.shim import shim_field
 from chimap.physics.signal import mean_in_slices, signal_through_slices, through_slices
 from chimap.physics.units import radians_per_ppm
@@ -57,11 +57,14 @@ class SampleSettings:
         field_error: Share of the local field's SD that obeys no dipole model.
         mask_error: SD [mm] of the mask's surface.
         hybrid: Probability that chi's means ignore the literature.
+        sources: About so many ellipsoids like pockets of air lie around the brain of such a sample and make its
+            background field, instead of head and neck. 0: head and neck do.
         invert: Probability that chi changes sign.
         scale_positive: Factor for chi's positive part, as QSMnet+ has from 1 to 4; drawn in half of the samples.
         blobs: Mean number of haemorrhages and calcifications in a sample.
         haemorrhage: Of their chi [ppm].
         calcification: Of their -chi [ppm].
+        blob_edge: Of the boxes that they fill most of [mm].
         spread: Of the values around the literature's.
         bend: SD of the elastic deformation [mm].
         least_brain: Share of the grid that the brain fills at least, about.
@@ -85,11 +88,13 @@ class SampleSettings:
     field_error: Range = (0.0, 0.6)
     mask_error: Range = (0.0, 1.0)
     hybrid: float = 0.0
+    sources: int = 0
     invert: float = 0.0
     scale_positive: Range = (1.0, 1.0)
     blobs: float = 0.4
     haemorrhage: Range = (0.4, 1.2)
     calcification: Range = (0.2, 0.3)
+    blob_edge: Range = (12.0, 24.0)
     spread: float = 1.0
     bend: float = 2.0
     least_brain: float = 0.3
@@ -172,7 +177,7 @@ def draw_sample(label_maps: Sequence[LabelMap], settings: SampleSettings, seed: 
     tesla = settings.field_strengths[_choice(len(settings.field_strengths), host)]
     echo_time = _uniform(settings.echo_time, host)
     shape = settings.shape
-    head, brain = _place(label_map, settings, shape, voxel_size, host, seed)
+    head, brain, hybrid = _place(label_map, settings, shape, voxel_size, host, seed)
     head = _changed(head, settings, host, generator)
 
     kernels = _kernels(shape, voxel_size, str(device))
@@ -180,6 +185,8 @@ def draw_sample(label_maps: Sequence[LabelMap], settings: SampleSettings, seed: 
     total, local = fields_of(head, whole_brain=settings.whole_brain, total=settings.scan, kernels=kernels)
     shimmed = _uniform((0.3, 1.0), host)
     if settings.scan:
+        if hybrid and settings.sources and not head.mask.all():
+            total = local + _field_around(head, settings.sources, seed)
         total = total - shimmed * shim_field(total, inside, voxel_size)
         total -= (total * inside).sum() / inside.sum()
     mask = imperfect_mask(head.mask, voxel_size, amount_mm=_uniform(settings.mask_error, host), generator=generator)
@@ -243,13 +250,12 @@ def _place(
     voxel_size: Triple,
     host: torch.Generator,
     seed: int,
-) -> tuple[Head, Tensor]:
-    """A part of a head, turned, deformed and anywhere, that holds enough brain; and that brain's box."""
-    values = (
-        hybrid_values(host)
-        if float(torch.rand(1, generator=host)) < settings.hybrid
-        else literature_values(host, spread=settings.spread)
-    )
+) -> tuple[Head, Tensor, bool]:
+    """A part of a head, turned, deformed and anywhere, that holds enough brain; that brain's box; whether chi is
+    hybrid.
+    """
+    hybrid = float(torch.rand(1, generator=host)) < settings.hybrid
+    values = hybrid_values(host) if hybrid else literature_values(host, spread=settings.spread)
     for _ in range(50):
         tilt, about, follows, *place = torch.rand(6, generator=host).tolist()
         scale = (0.88 + 0.24 * torch.rand(3, generator=host)).tolist()
@@ -271,7 +277,7 @@ def _place(
             continue
         head = label_head(label_map, shape, voxel_size, **placement, bend=settings.bend, values=values, seed=seed)
         if head.mask.any():
-            return head, brain_box(label_map, **placement)
+            return head, brain_box(label_map, **placement), hybrid
     raise InputError(f"{label_map.name}: no place of {shape} voxels holds {100 * settings.least_brain:.0f} % brain")
 
 
@@ -285,6 +291,14 @@ def _direction(settings: SampleSettings, tilt: float, about: float) -> Triple:
     cosine, about = 1 - tilt * (1 - math.cos(limit)), 2 * math.pi * about
     sine = math.sqrt(1 - cosine**2)
     return sine * math.cos(about), sine * math.sin(about), cosine
+
+
+def _field_around(head: Head, count: int, seed: int) -> Tensor:
+    """Field [ppm] of about so many ellipsoids like pockets of air around the brain; a draw of its own."""
+    generator = torch.Generator(head.mask.device).manual_seed(2**62 + seed)
+    chi = external_sources(head.mask, head.voxel_size, count=count, generator=generator)
+    room = [n // 2 for n in head.shape]
+    return DipoleModel(head.shape, head.voxel_size, head.b0_direction, padding=room).to(chi.device)(chi)
 
 
 def _solids(settings: SampleSettings, host: torch.Generator, generator: torch.Generator) -> Sample:
@@ -327,6 +341,7 @@ def _changed(head: Head, settings: SampleSettings, host: torch.Generator, genera
             head.shape,
             head.voxel_size,
             generator=generator,
+            edge=settings.blob_edge,
             positive=settings.haemorrhage,
             negative=settings.calcification,
         )
