@@ -20,7 +20,7 @@ from chimap.physics.random_sources import blob_source, external_sources, simple_
 from chimap.physics.shim import shim_field
 from chimap.physics.signal import mean_in_slices, signal_through_slices, through_slices
 from chimap.physics.units import radians_per_ppm
-from chimap.simulation.acquisition import FieldKernels, field_kernels, fields_of, measure
+from chimap.simulation.acquisition import FieldKernels, field_kernels, fields_of, local_field_of, measure
 from chimap.simulation.anatomy import brain_box, brain_share, hybrid_values, label_head, literature_values
 from chimap.simulation.field_error import field_error
 from chimap.simulation.head import Head, angles_for_b0, rotation_matrix
@@ -182,11 +182,13 @@ def draw_sample(label_maps: Sequence[LabelMap], settings: SampleSettings, seed: 
 
     kernels = _kernels(shape, voxel_size, str(device))
     inside = head.mask.float()
-    total, local = fields_of(head, whole_brain=settings.whole_brain, total=settings.scan, kernels=kernels)
+    pockets = settings.sources if hybrid and not head.mask.all() else 0
+    of_head = settings.scan and not pockets
+    total, local = fields_of(head, whole_brain=settings.whole_brain, total=of_head, kernels=kernels)
     shimmed = _uniform((0.3, 1.0), host)
     if settings.scan:
-        if hybrid and settings.sources and not head.mask.all():
-            total = local + _field_around(head, settings.sources, seed)
+        if pockets:
+            total = local + _field_around(head, pockets, seed, kernels)
         total = total - shimmed * shim_field(total, inside, voxel_size)
         total -= (total * inside).sum() / inside.sum()
     mask = imperfect_mask(head.mask, voxel_size, amount_mm=_uniform(settings.mask_error, host), generator=generator)
@@ -293,12 +295,11 @@ def _direction(settings: SampleSettings, tilt: float, about: float) -> Triple:
     return sine * math.cos(about), sine * math.sin(about), cosine
 
 
-def _field_around(head: Head, count: int, seed: int) -> Tensor:
+def _field_around(head: Head, count: int, seed: int, kernels: FieldKernels) -> Tensor:
     """Field [ppm] of about so many ellipsoids like pockets of air around the brain; a draw of its own."""
     generator = torch.Generator(head.mask.device).manual_seed(2**62 + seed)
     chi = external_sources(head.mask, head.voxel_size, count=count, generator=generator)
-    room = [n // 2 for n in head.shape]
-    return DipoleModel(head.shape, head.voxel_size, head.b0_direction, padding=room).to(chi.device)(chi)
+    return local_field_of(replace(head, chi=chi, mask=torch.ones_like(head.mask)), kernels=kernels)
 
 
 def _solids(settings: SampleSettings, host: torch.Generator, generator: torch.Generator) -> Sample:
