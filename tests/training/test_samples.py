@@ -136,7 +136,7 @@ def test_without_a_scan_the_rest_is_the_same(label_map):
 
 def test_sources_around_a_hybrid_brain_make_its_background(label_map):
     drawn = replace(SETTINGS, hybrid=1.0, mask_error=(0.0, 0.0), field_error=(0.0, 0.0), whole_brain=False)
-    head, sources = (draw_sample([label_map], replace(drawn, sources=count), 4) for count in (0, 60))
+    head, sources = (draw_sample([label_map], replace(drawn, sources=count), 4) for count in (0, 600))
     for name in ("chi", "local_field", "mask"):
         torch.testing.assert_close(getattr(sources, name), getattr(head, name))
     assert not torch.allclose(sources.phase, head.phase)
@@ -150,7 +150,7 @@ def test_sources_around_a_hybrid_brain_make_its_background(label_map):
     assert inside.sum() > 200
     assert float(background[inside].std()) > float(sources.local_field[inside].std())
     assert float(laplacian[inside].std()) < 0.1 * float(background[inside].std())
-    plain = draw_sample([label_map], replace(drawn, hybrid=0.0, sources=60), 4)
+    plain = draw_sample([label_map], replace(drawn, hybrid=0.0, sources=600), 4)
     other = draw_sample([label_map], replace(drawn, hybrid=0.0), 4)
     torch.testing.assert_close(plain.total_field, other.total_field)  # of a brain as in the literature the head is kept
 

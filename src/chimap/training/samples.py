@@ -57,8 +57,8 @@ class SampleSettings:
         field_error: Share of the local field's SD that obeys no dipole model.
         mask_error: SD [mm] of the mask's surface.
         hybrid: Probability that chi's means ignore the literature.
-        sources: About so many ellipsoids like pockets of air lie around the brain of such a sample and make its
-            background field, instead of head and neck. 0: head and neck do.
+        sources: So many ellipsoids like pockets of air in a litre of what lies around the brain of such a sample make
+            its background field, instead of head and neck. 0: head and neck do.
         invert: Probability that chi changes sign.
         scale_positive: Factor for chi's positive part, as QSMnet+ has from 1 to 4; drawn in half of the samples.
         blobs: Mean number of haemorrhages and calcifications in a sample.
@@ -295,9 +295,11 @@ def _direction(settings: SampleSettings, tilt: float, about: float) -> Triple:
     return sine * math.cos(about), sine * math.sin(about), cosine
 
 
-def _field_around(head: Head, count: int, seed: int, kernels: FieldKernels) -> Tensor:
-    """Field [ppm] of about so many ellipsoids like pockets of air around the brain; a draw of its own."""
+def _field_around(head: Head, each_litre: int, seed: int, kernels: FieldKernels) -> Tensor:
+    """Field [ppm] of ellipsoids like pockets of air around the brain; a draw of its own."""
     generator = torch.Generator(head.mask.device).manual_seed(2**62 + seed)
+    litres = 1e-6 * math.prod(head.voxel_size) * int((~head.mask).sum())
+    count = math.ceil(each_litre * litres)
     chi = external_sources(head.mask, head.voxel_size, count=count, generator=generator)
     return local_field_of(replace(head, chi=chi, mask=torch.ones_like(head.mask)), kernels=kernels)
 

@@ -20,10 +20,10 @@ from chimap.training.samples import Sample, SampleSettings
 from chimap.training.settings import Settings
 
 # What lies in a sample has to explain its local field: the data term compares the two. Brain beyond it counts as
-# background, like everything else. Half of the samples have chi without anatomy, and a hundred pockets of air around
-# the brain, as in the paper.
+# background, like everything else. Half of the samples have chi without anatomy, and pockets of air around the
+# brain, as in the paper: 18 in a litre are a hundred around a brain in a box of 192 mm.
 _SAMPLES = SampleSettings(
-    shape=(96, 96, 96), tilt=math.pi / 2, snr=(15.0, 200.0), blobs=0.3, hybrid=0.5, sources=100, whole_brain=False
+    shape=(96, 96, 96), tilt=math.pi / 2, snr=(15.0, 200.0), blobs=0.3, hybrid=0.5, sources=18, whole_brain=False
 )
 _GPU = Settings(
     recipe="nextqsm",
