@@ -10,7 +10,6 @@ than each chain before it.
 
 import argparse
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import torch
@@ -32,6 +31,7 @@ def main() -> None:
     options = parser.parse_args()
     keep_freed_memory()
     heads = people([] if options.labels is None else read_packed(options.labels)[: options.heads])
+    simulators = [Simulator(head, SCALES["full"]) for head in heads]
     cases = chosen(options.cases)
     plans = [plan_of(chain) for chain in options.chains]
     print("| case | " + " | ".join(options.chains) + " |")
@@ -39,13 +39,12 @@ def main() -> None:
     errors: list[list[float]] = []
     for case in cases:
         scores = torch.zeros(len(plans), 2)
-        for head in heads:
-            subject = Simulator(head, SCALES["full"])(case)
-            scores += torch.tensor(scored(subject, plans)) / len(heads)
+        for simulate in simulators:
+            scores += torch.tensor(scored(simulate(case), plans)) / len(simulators)
         errors.append(scores[:, 0].tolist())
         print(f"| {case.name} | " + " | ".join(f"{error:.1f}, {xsim:.2f}" for error, xsim in scores.tolist()) + " |")
-    for (i, one), (j, other) in product(enumerate(options.chains), repeat=2):
-        if j < i:
+    for i, one in enumerate(options.chains):
+        for j, other in enumerate(options.chains[:i]):
             wins = sum(row[i] < row[j] for row in errors)
             print(f"{one} has a smaller NRMSE than {other} in {wins} of {len(errors)} cases")
 

@@ -53,8 +53,8 @@ def by_network(
             is, to see what that does.
         images: A network that is told the direction of B0 is shown up to so many mirror images of the scan, and chi is
             the mean of what it finds (`networks.apply.mirror_images`); not after a refinement, which knows one.
-        bf16: Convolutions of the pass that gives chi in bfloat16: twice as fast where the processor has them, and a
-            little less exact (benchmarks/inference.py).
+        bf16: Convolutions of the pass that gives chi in bfloat16: faster where the processor has them, and a little
+            less exact (benchmarks/inference.py).
         progress: Called with step and steps of a refinement.
 
     Returns:

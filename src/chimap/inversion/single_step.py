@@ -52,7 +52,7 @@ def from_phase(
             Affined-iQSM then, and iQSM without.
         images: A network that is told the direction of B0 is shown up to so many mirror images of the scan
             (`networks.apply.mirror_images`): each echo in the next one, and where echoes are fewer, each in several.
-        bf16: Convolutions in bfloat16: twice as fast where the processor has them, and a little less exact.
+        bf16: Convolutions in bfloat16: faster where the processor has them, and a little less exact.
 
     Returns:
         chi, or of iQFM the local field [ppm], and where it is valid: a voxel less than the mask on every side, as the
@@ -124,7 +124,7 @@ def from_total_field(
         voxel_size: [mm].
         b0_direction: In voxel axes.
         weights: Name of those that come with the package, or the best.safetensors of a training.
-        bf16: Convolutions in bfloat16: twice as fast where the processor has them, and a little less exact.
+        bf16: Convolutions in bfloat16: faster where the processor has them, and a little less exact.
 
     Returns:
         chi and local field [ppm], zero outside the mask.

@@ -10,5 +10,5 @@ def has_bfloat16() -> bool:
 
 
 BF16 = has_bfloat16()
-"""Default of whether the convolutions of networks that have learned are in bfloat16. It takes half of the time and
-changes chi by 0.2 % of its SD, which docs/benchmarks.md has for each network."""
+"""Default of whether the convolutions of networks that have learned are in bfloat16. They take half of the time, which
+are most of iQSM+ and less of NeXtQSM, and chi changes by 0.2 to 0.3 % of its SD: docs/benchmarks.md."""
