@@ -29,9 +29,9 @@ from chimap.benchmark.cases import CASES, Case, Simulator, in_order_of_heads, pe
 from chimap.commands.console import keep_freed_memory
 from chimap.fields.combination import weighted_field
 from chimap.fields.mask import erode
-from chimap.fields.tree import wrap
 from chimap.methods import call, find
 from chimap.physics.dipole import DipoleModel
+from chimap.physics.phase import wrap
 from chimap.physics.units import radians_per_ppm
 from chimap.plan import Plan
 from chimap.scan import Scan

@@ -29,11 +29,11 @@ from unwrapping import best_path, best_path_in_time, niimath, niimath_program, o
 
 from chimap.benchmark.cases import CASES, Case, Person, Simulator, in_order_of_heads, people
 from chimap.commands.console import keep_freed_memory
-from chimap.fields.tree import wrap
 from chimap.fields.unwrap import unwrap_laplacian
 from chimap.linalg import fast_shape, irfft, rfft
 from chimap.methods import call, find
 from chimap.physics.dipole import DipoleModel
+from chimap.physics.phase import wrap
 from chimap.physics.units import radians_per_ppm
 from chimap.scan import Scan
 from chimap.simulation.acquisition import acquire

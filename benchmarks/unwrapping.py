@@ -25,8 +25,8 @@ from skimage.restoration import unwrap_phase
 from torch import Tensor
 
 from chimap.fields.echoes import phase_offset
-from chimap.fields.tree import TURN, wrap
 from chimap.fields.unwrap import unwrap_quality_guided
+from chimap.physics.phase import TURN, wrap
 from chimap.physics.units import radians_per_ppm
 from chimap.scan import Scan
 from chimap.simulation.acquisition import ECHO_TIMES, acquire

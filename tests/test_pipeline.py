@@ -8,8 +8,8 @@ from chimap import metrics
 from chimap.errors import InputError
 from chimap.fields.csf import ventricles
 from chimap.fields.mask import with_holes
-from chimap.fields.tree import wrap
 from chimap.from_local_field import invert, missing_margin, signal_of
+from chimap.physics.phase import wrap
 from chimap.physics.units import radians_per_ppm
 from chimap.pipeline import STAGES, joined, reconstruct
 from chimap.plan import PLANS, Plan

@@ -16,7 +16,6 @@ from chimap.fields import echoes, evidence
 from chimap.fields.combination import from_around
 from chimap.fields.csf import ventricles
 from chimap.fields.mask import drop_noisy, erode, with_holes
-from chimap.fields.tree import wrap
 from chimap.from_local_field import (
     check_choosable,
     chosen_regularisation,
@@ -27,6 +26,7 @@ from chimap.from_local_field import (
 )
 from chimap.parcellation import hardly_found, segment
 from chimap.physics.dipole import DipoleModel
+from chimap.physics.phase import wrap
 from chimap.plan import Plan, plan_named
 from chimap.reference import check_reference, finds_csf, is_region, referred
 from chimap.scan import Finding, Maps, Scan

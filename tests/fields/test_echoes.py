@@ -6,8 +6,8 @@ import torch
 from chimap.errors import InputError
 from chimap.fields.combination import from_around, nonlinear_field, weighted_field
 from chimap.fields.echoes import phase_offset, readout_phase, without_readout_phase
-from chimap.fields.tree import TURN, wrap
 from chimap.fields.unwrap import unwrap_quality_guided
+from chimap.physics.phase import TURN, wrap
 from chimap.physics.units import radians_per_ppm
 
 TIMES = (0.004, 0.010, 0.016, 0.022, 0.028)

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from chimap.arrays import Echoes, Mask, Volume
 from chimap.fields.echoes import check_echoes
-from chimap.fields.tree import TURN
 from chimap.linalg import bounding_box
+from chimap.physics.phase import TURN
 from chimap.physics.units import radians_per_ppm
 
 OUTLIER = 5.0

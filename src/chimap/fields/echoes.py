@@ -7,8 +7,9 @@ from torch import Tensor
 
 from chimap.arrays import Echoes, Mask, Triple, Volume
 from chimap.errors import InputError
-from chimap.fields.tree import TURN, phase_deviation, unwrap_volume, wrap
+from chimap.fields.tree import phase_deviation, unwrap_volume
 from chimap.linalg import block_mean, from_blocks
+from chimap.physics.phase import TURN, wrap
 from chimap.physics.shim import centred_positions
 
 

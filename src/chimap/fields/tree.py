@@ -15,11 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from chimap.arrays import Echoes, Mask, Triple, Volume
+from chimap.physics.phase import TURN, wrap
 
-TURN = 2 * math.pi
 UNSURE = (0.02, 0.1, 0.3)
 """Share of the edges that are told apart by reliability, while the others are one class; tried in turn."""
 MODEL_ERROR = 0.05
@@ -37,11 +36,6 @@ class Edges:
 
     first: np.ndarray
     second: np.ndarray
-
-
-def wrap(phase: Tensor) -> Tensor:
-    """Phase [rad] brought to -pi..pi by whole turns."""
-    return phase - TURN * torch.round(phase / TURN)
 
 
 def phase_deviation(phase: Echoes, magnitude: Echoes | None, mask: Mask) -> Echoes:

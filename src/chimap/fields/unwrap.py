@@ -6,8 +6,9 @@ from torch import Tensor
 
 from chimap.arrays import Echoes, Mask, Triple, Volume
 from chimap.fields.echoes import check_echoes, offset_from_first
-from chimap.fields.tree import TURN, phase_deviation, unwrap_volume
+from chimap.fields.tree import phase_deviation, unwrap_volume
 from chimap.linalg import bounding_box
+from chimap.physics.phase import TURN
 
 NOISY = 0.33
 """Phase noise [rad] from which on a voxel's neighbours are asked, too: a wrap then is a matter of chance."""

@@ -12,6 +12,7 @@ from chimap.inversion.learned import MARGIN, trained_by
 from chimap.inversion.total_field import pdf_tv
 from chimap.linalg import bounding_box
 from chimap.networks.apply import mirror_images, outputs, predict
+from chimap.networks.echoes import echo_shares
 from chimap.networks.laplacian import interior
 from chimap.networks.precision import BF16
 from chimap.networks.variational import VariationalNet
@@ -35,9 +36,11 @@ def from_phase(
     images: int = 3,
     bf16: bool = BF16,
 ) -> tuple[Volume, Mask]:
-    """What a network finds in wrapped phase: of each echo, and the mean of these weighted by (magnitude TE)^2.
+    """What a network finds in the wrapped phase of all echoes.
 
-    A scan of other voxels than the network knows is brought to those as a complex signal, and what it finds back.
+    Their Laplacians become one before the network sees them, weighted by (magnitude TE)^2 where they can be trusted
+    (`networks.echoes`); the published code takes the mean of what it finds in each echo. A scan of other voxels than
+    the network knows is brought to those as a complex signal, and what it finds back.
 
     Args:
         phase: Wrapped [rad], (echo, x, y, z).
@@ -51,7 +54,7 @@ def from_phase(
         turn: Whether a scan is turned where the network does not know its direction of B0: iQSM's weights are
             Affined-iQSM then, and iQSM without.
         images: A network that is told the direction of B0 is shown up to so many mirror images of the scan
-            (`networks.apply.mirror_images`): each echo in the next one, and where echoes are fewer, each in several.
+            (`networks.apply.mirror_images`), and chi is the mean of what it finds.
         bf16: Convolutions in bfloat16: faster where the processor has them, and a little less exact.
 
     Returns:
@@ -76,30 +79,28 @@ def from_phase(
         size, b0 = frame.voxel_size, frame.b0_direction
         inside = sampled(scan_mask.float(), frame.matrix, frame.offset, frame.shape, order=1) > 0.5
     network = trained.network.to(phase.device)
-    different = mirror_images(network, b0, images)
-    each = math.ceil(different / len(echo_times))
-    total = torch.zeros(inside.shape, device=phase.device)
-    share = torch.full_like(total, 1e-12)
-    for index, echo_time in enumerate(echo_times):
+    echoes, strengths = [], []
+    for index in range(len(echo_times)):
         strength = torch.ones_like(phase[index]) if magnitude is None else magnitude[index]
-        shown = [(index * each + one) % different for one in range(each)]
         wrapped, strength = _in_frame(phase[index][box], strength[box], frame)
-        with torch.no_grad(), torch.autocast(phase.device.type, torch.bfloat16, enabled=bf16):
-            chi = predict(
-                network,
-                wrapped[None],
-                inside[None],
-                input_scale=trained.input_scale,
-                output_scale=trained.output_scale,
-                b0_direction=phase.new_tensor([b0]),
-                voxel_size=phase.new_tensor([size]),
-                radians_per_ppm=phase.new_tensor([radians_per_ppm(echo_time, field_strength)]),
-                images=shown,
-            )[0]
-        weight = (strength * echo_time).square()
-        total += weight * chi
-        share += weight
-    chi, valid = total / share, interior(scan_mask[None, None])[0, 0] > 0
+        echoes.append(wrapped)
+        strengths.append(strength)
+    wrapped = torch.stack(echoes)
+    shares = echo_shares(wrapped, None if magnitude is None else torch.stack(strengths), inside, echo_times)
+    with torch.no_grad(), torch.autocast(phase.device.type, torch.bfloat16, enabled=bf16):
+        chi = predict(
+            network,
+            wrapped[None],
+            inside[None],
+            input_scale=trained.input_scale,
+            output_scale=trained.output_scale,
+            b0_direction=phase.new_tensor([b0]),
+            voxel_size=phase.new_tensor([size]),
+            radians_per_ppm=phase.new_tensor([[radians_per_ppm(time, field_strength) for time in echo_times]]),
+            shares=shares[None],
+            images=range(mirror_images(network, b0, images)),
+        )[0]
+    valid = interior(scan_mask[None, None])[0, 0] > 0
     if frame is not None:
         chi = out_of(chi, inside, frame)
     found, where = torch.zeros_like(phase[0]), torch.zeros_like(mask)

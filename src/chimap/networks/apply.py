@@ -11,7 +11,7 @@ from chimap.networks.symmetry import standard_turns
 
 def predict(
     network: nn.Module,
-    volume: Volume,
+    volume: Tensor,
     mask: Mask,
     *,
     input_scale: float,
@@ -19,23 +19,26 @@ def predict(
     b0_direction: Tensor | None = None,
     voxel_size: Tensor | None = None,
     radians_per_ppm: Tensor | None = None,
+    shares: Tensor | None = None,
     images: Sequence[int] = (0,),
 ) -> Volume:
     """What a network finds [ppm], such as chi of a local field.
 
     Args:
         network: From `networks.build`, or one wrapped for several processes.
-        volume: Local or total field [ppm] or wrapped phase [rad], as it has learned, (batch, x, y, z).
-        mask: Same shape.
+        volume: Local or total field [ppm] or wrapped phase [rad], as it has learned, (batch, x, y, z); the phase of
+            several echoes (batch, echo, x, y, z).
+        mask: (batch, x, y, z).
         input_scale: What a field is multiplied by [1/ppm]; of a phase, its Laplacian.
         output_scale: What the network gives is multiplied by [ppm].
         b0_direction: Unit vectors, (batch, 3); for networks that know of it.
         voxel_size: [mm], (batch, 3); likewise.
-        radians_per_ppm: Of the phase, (batch,).
+        radians_per_ppm: Of the phase, (batch,), or of each echo, (batch, echo).
+        shares: How much each echo counts, as the phase; of sum 1.
         images: Which mirror images of the volume it is shown, see `mirror_images`: the mean of what it finds in them.
 
     Returns:
-        Same shape, zero outside the mask, float32. What the last of several outputs holds.
+        (batch, x, y, z), zero outside the mask, float32. What the last of several outputs holds.
     """
     found = [
         outputs(
@@ -47,6 +50,7 @@ def predict(
             b0_direction=b0_direction,
             voxel_size=voxel_size,
             radians_per_ppm=radians_per_ppm,
+            shares=shares,
             image=image,
         )[:, -1]
         for image in images
@@ -67,7 +71,7 @@ def mirror_images(network: nn.Module, b0_direction: Sequence[float], most: int) 
 
 def outputs(
     network: nn.Module,
-    volume: Volume,
+    volume: Tensor,
     mask: Mask,
     *,
     input_scale: float,
@@ -75,6 +79,7 @@ def outputs(
     b0_direction: Tensor | None = None,
     voxel_size: Tensor | None = None,
     radians_per_ppm: Tensor | None = None,
+    shares: Tensor | None = None,
     begun: Volume | None = None,
     local_field: Volume | None = None,
     local_only: bool = False,
@@ -85,20 +90,22 @@ def outputs(
     A network that finds the local field [ppm] first can be given one to begin with, another one to go on with, or stop
     there.
     """
-    inside = mask.to(volume)
+    n, inside = len(volume), mask.to(volume)
     inner = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
     if inner.channels == "phase":
         assert radians_per_ppm is not None
-        channels = [volume, inside * (input_scale / radians_per_ppm).reshape(-1, 1, 1, 1)]
+        gain = inside[:, None] * (input_scale / radians_per_ppm).reshape(n, -1, 1, 1, 1)
+        gain = gain if shares is None else gain * shares
+        channels = torch.cat([volume.reshape(gain.shape), gain], dim=1)
     else:
-        channels = [volume * inside * input_scale]
+        parts = [volume * inside * input_scale]
         if inner.channels == "field and mask":
-            channels.append(inside)
-        channels += [given * inside * input_scale for given in (begun, local_field) if given is not None]
-    n = len(volume)
+            parts.append(inside)
+        parts += [given * inside * input_scale for given in (begun, local_field) if given is not None]
+        channels = torch.stack(parts, dim=1)
     b0 = volume.new_tensor([[0.0, 0.0, 1.0]]).expand(n, 3) if b0_direction is None else b0_direction
     size = volume.new_ones(n, 3) if voxel_size is None else voxel_size
     more: dict[str, int] = {"local_only": True} if local_only else {}
     more |= {"image": image} if image else {}
-    found = network(torch.stack(channels, dim=1), b0, size, **more)
+    found = network(channels, b0, size, **more)
     return found.float() * output_scale * inside[:, None]

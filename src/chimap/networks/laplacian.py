@@ -1,6 +1,7 @@
 """The networks of iQSM and iQSM+: from wrapped phase through its Laplacian to chi in one step."""
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -94,8 +95,9 @@ def laplacian_stencil() -> Tensor:
 class InstantNet(nn.Module):
     """Laplacians of the phase, a U-Net, and the first Laplacian added to what it gives; a quarter of that comes out.
 
-    Takes two channels: wrapped phase [rad], and a mask times the gain for the Laplacians. Those of voxels with a
-    neighbour outside the mask are left out, so nothing beyond the mask is seen.
+    Takes two channels for each echo: first their wrapped phases [rad], then as many masks times the gain for the
+    Laplacians, which are summed over the echoes. Those of voxels with a neighbour outside the mask are left out, so
+    nothing beyond the mask is seen.
 
     Args:
         shape: Its architecture.
@@ -130,14 +132,16 @@ class InstantNet(nn.Module):
         self.last = nn.Conv3d(upward[-1], 1, 1)
 
     def forward(self, channels: Tensor, b0_direction: Tensor, voxel_size: Tensor, image: int = 0) -> Tensor:
-        """(batch, 2, x, y, z), (batch, 3) and (batch, 3) to (batch, 1, x, y, z); see `in_standard_frame`."""
+        """(batch, 2 echoes, x, y, z), (batch, 3) and (batch, 3) to (batch, 1, x, y, z); see `in_standard_frame`."""
         if self.shape.standard_frame:
             return in_standard_frame(self._found, channels, b0_direction, voxel_size, image)
         return self._found(channels, b0_direction, voxel_size)
 
     def _found(self, channels: Tensor, b0_direction: Tensor, voxel_size: Tensor) -> Tensor:
-        phase, gain = channels[:, :1], channels[:, 1:]
-        laplacians = self.laplacian(phase) * gain * interior(gain > 0)
+        phases, gains = channels.chunk(2, dim=1)
+        echoes = zip(phases.split(1, dim=1), gains.split(1, dim=1), strict=True)
+        laplacians = reduce(torch.add, (self.laplacian(phase) * gain for phase, gain in echoes))
+        laplacians = laplacians * interior(gains.sum(dim=1, keepdim=True) > 0)
         x, placed = padded(laplacians, 2**self.shape.pools)
         code = None if self.code is None else self.code(b0_direction)
         if self.stem is not None:
