@@ -59,11 +59,9 @@ def plan_of(chain: str) -> Plan:
 def scored(subject: Subject, plans: list[Plan]) -> list[tuple[float, float]]:
     """NRMSE [%] and XSIM of each plan, all with the mask that the first one made."""
     scan, truth, found = subject.scan, subject.truth, []
-    limit = None
     for plan in plans:
-        maps = reconstruct(scan, replace(plan, noise_limit=limit))
-        if scan.mask is None:
-            scan, limit = replace(scan, mask=maps.brain_mask), plan.noise_limit_for(own_mask=True)
+        maps = reconstruct(scan, plan)
+        scan = replace(scan, mask=maps.brain_mask)
         inside = maps.mask & truth.mask
         chi, true = (volume - volume[inside].mean() for volume in (maps.chi, truth.chi))
         found.append((metrics.nrmse(chi, true, inside), metrics.xsim(chi, true, inside)))

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from chimap import from_local_field, methods, metrics
-from chimap.arrays import Mask, Volume
-from chimap.benchmark.cases import SCALES, Simulator, Subject, chosen, people
+from chimap import methods, metrics
+from chimap.benchmark.cases import SCALES, Simulator, chosen, people
+from chimap.benchmark.inputs import ENTRIES, of_scan
 from chimap.commands.console import keep_freed_memory
 from chimap.simulation.labels import read_packed
 
@@ -34,29 +34,17 @@ def main() -> None:
     print("| --- | --- | ---: | ---: | ---: | ---: |")
     for case in chosen(options.cases):
         subject = simulate(case)
-        true = subject.truth.chi
+        truth, mask = subject.truth, subject.head.mask
+        true, error = truth.chi, truth.field_error
+        given = of_scan(subject.scan, truth.local_field + error, mask, truth.total_field + error, mask)
         for name in options.methods:
             method = methods.find(name, "inversion", "from phase", "from total field")
             with torch.no_grad():
-                chi, mask = found(method, subject)
-            lesions, tissue = mask & (true.abs() > STRONG), mask & (true.abs() <= STRONG)
-            errors = [f"{metrics.nrmse(chi, true, where, demean=True):.1f}" for where in (mask, tissue)]
+                chi, valid = ENTRIES[method.stage].call(given, method.name)
+            lesions, tissue = valid & (true.abs() > STRONG), valid & (true.abs() <= STRONG)
+            errors = [f"{metrics.nrmse(chi, true, where, demean=True):.1f}" for where in (valid, tissue)]
             means = [f"{float(volume[lesions].mean()):.2f}" for volume in (chi, true)]
             print("| " + " | ".join([case.name, method.label, *errors, *means]) + " |", flush=True)
-
-
-def found(method: methods.Method, subject: Subject) -> tuple[Volume, Mask]:
-    """chi [ppm] and where it is valid."""
-    scan, truth, mask = subject.scan, subject.truth, subject.head.mask
-    where = (scan.voxel_size, scan.b0_direction)
-    if method.stage == "inversion":
-        field = (truth.local_field + truth.field_error) * mask
-        return from_local_field.invert(field, mask, *where, method=method.name), mask
-    if method.stage == "from total field":
-        field = (truth.total_field + truth.field_error) * mask
-        return methods.call(method, {}, field, mask, *where)[0], mask
-    signal = (scan.phase, scan.magnitude, mask, scan.echo_times, scan.field_strength)
-    return methods.call(method, {}, *signal, *where)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def on_a_head(size: float, field_error: float, seed: int) -> None:
         )
         for method in NAMES:
             start = time.perf_counter()
-            chi = ENTRIES["inversion"].call(given, method)
+            chi, _ = ENTRIES["inversion"].call(given, method)
             seconds = time.perf_counter() - start
             error = metrics.nrmse(chi, truth.chi, truth.mask, demean=True)
             print(f"{name}  {method:8s} {error:6.1f} {metrics.slope(chi, truth.chi, truth.mask):6.2f} {seconds:7.1f}")

@@ -2,10 +2,10 @@
 
     python benchmarks/orientations.py [--labels PACKED] METHOD ...
 
-METHOD is an inversion of the local field or of the phase, or the best.safetensors of a training of either. The grid is
-turned with the head, to 0, 30, 60 and 90 degrees from B0, so only what the method knows of the direction changes. The
-field is without error, the mask the true one, and no scan is turned into a frame that the network knows. Prints NRMSE
-[%] by angle, and its SD and range over the angles as shares of its mean.
+METHOD gives chi of the local field, the total field or the phase, or is the best.safetensors of such a training. The
+grid is turned with the head, to 0, 30, 60 and 90 degrees from B0, so only what the method knows of the direction
+changes. The field is without error, the mask the true one, and no scan is turned into a frame that the network knows.
+Prints NRMSE [%] by angle, and its SD and range over the angles as shares of its mean.
 """
 
 import argparse
@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
-from chimap import from_local_field, methods, metrics
+from chimap import methods, metrics
 from chimap.benchmark.cases import SCALES, Simulator, Subject, chosen, people
+from chimap.benchmark.inputs import ENTRIES, of_scan
 from chimap.commands.console import keep_freed_memory
 from chimap.simulation.labels import read_packed
 
@@ -28,7 +29,7 @@ def main() -> None:
     options = parser.parse_args()
     keep_freed_memory()
     simulate = Simulator(people([] if options.labels is None else read_packed(options.labels)[:1])[0], SCALES["full"])
-    found = [methods.find(name, "inversion", "from phase") for name in options.methods]
+    found = [methods.find(name, *methods.TO_CHI) for name in options.methods]
     errors: list[list[float]] = [[] for _ in found]
     for angle in ANGLES:
         subject = simulate(chosen([f"orientation-{angle:02d}"])[0])
@@ -45,16 +46,12 @@ def main() -> None:
 
 
 def error(method: methods.Method, subject: Subject) -> float:
-    scan, truth, mask = subject.scan, subject.truth, subject.head.mask
+    truth, mask = subject.truth, subject.head.mask
     settings = {method.name: {"turn": False}} if method.takes("turn") else {}
+    given = of_scan(subject.scan, truth.local_field, mask, truth.total_field, mask)
     with torch.no_grad():
-        if method.stage == "inversion":
-            where = (mask, scan.voxel_size, scan.b0_direction)
-            chi = from_local_field.invert(truth.local_field * mask, *where, method=method.name, settings=settings)
-        else:
-            signal = (scan.phase, scan.magnitude, mask, scan.echo_times, scan.field_strength)
-            chi, mask = methods.call(method, settings, *signal, scan.voxel_size, scan.b0_direction)
-    return metrics.nrmse(chi, truth.chi, mask, demean=True)
+        chi, valid = ENTRIES[method.stage].call(given, method.name, settings)
+    return metrics.nrmse(chi, truth.chi, valid, demean=True)
 
 
 if __name__ == "__main__":

@@ -190,7 +190,8 @@ def test_a_value_in_the_table_is_that_of_the_metric(person, simulator, tmp_path)
     given = run._of_truth(simulator(case), person.seed)
     error = (given.local_field - truth.local_field)[truth.mask].std() / truth.local_field[truth.mask].std()
     assert 0.5 < float(error) < 0.7  # field error and noise are there
-    chi = inputs.ENTRIES["inversion"].call(given, "tkd")
+    chi, valid = inputs.ENTRIES["inversion"].call(given, "tkd")
+    assert torch.equal(valid, given.mask)
     assert row.values["NRMSE [%]"] == pytest.approx(metrics.nrmse(chi, truth.chi, truth.mask, demean=True), rel=1e-4)
     assert study.timed == "axial-real"  # "axial" was not chosen
 
@@ -224,7 +225,7 @@ def test_a_method_that_fails_costs_its_own_rows_only(person, tmp_path, monkeypat
 
 def test_a_map_that_is_not_finite_is_a_failure(person, tmp_path, monkeypatch):
     tkd = methods.find("tkd", "inversion")
-    entry = replace(inputs.ENTRIES["inversion"], call=lambda given, name: given.local_field / 0)
+    entry = replace(inputs.ENTRIES["inversion"], call=lambda given, name: (given.local_field / 0, given.mask))
     monkeypatch.setitem(inputs.ENTRIES, "inversion", entry)
     study = run.run([BY_NAME["axial"]], [tkd], [person], shape=SHAPE, pictures=tmp_path)
     assert all(row.failure == "chi is not finite everywhere in the mask" for row in study.rows)

@@ -1,7 +1,7 @@
 """What a method may take, and how the methods of each stage are called: the one place where a stage joins."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -14,9 +14,12 @@ from chimap.arrays import Echoes, Mask, Triple, Volume
 from chimap.errors import InputError
 from chimap.fields.csf import ventricles
 from chimap.fields.relaxation import r2star_map
+from chimap.scan import Scan
 
 Track: TypeAlias = Literal["inversion", "full chain"]
 TRACKS: tuple[Track, ...] = ("inversion", "full chain")
+Settings: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""{method: {name: value}}"""
 
 
 @dataclass(frozen=True)
@@ -57,20 +60,37 @@ class Inputs:
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
+def of_scan(scan: Scan, local_field: Volume, mask: Mask, total_field: Volume, brain_mask: Mask) -> Inputs:
+    """A scan and fields of it [ppm], each where it is known: what methods of every stage take."""
+    return Inputs(
+        local_field * mask,
+        mask,
+        scan.voxel_size,
+        scan.b0_direction,
+        total_field=total_field * brain_mask,
+        brain_mask=brain_mask,
+        phase=scan.phase,
+        magnitude=scan.magnitude,
+        echo_times=scan.echo_times,
+        field_strength=scan.field_strength,
+    )
+
+
 @dataclass(frozen=True)
 class Entry:
     """How methods of a stage take part.
 
     Attributes:
         tracks: Those whose inputs hold what the stage needs.
-        call: From inputs and the method's name to chi [ppm], (x, y, z), valid in the inputs' mask.
+        call: From inputs, the method's name and, if there are any, `Settings` to chi [ppm], (x, y, z), and where it is
+            valid.
     """
 
     tracks: tuple[Track, ...]
-    call: Callable[[Inputs, str], Volume]
+    call: Callable[..., tuple[Volume, Mask]]
 
 
-def _invert(inputs: Inputs, method: str) -> Volume:
+def _invert(inputs: Inputs, method: str, settings: Settings | None = None) -> tuple[Volume, Mask]:
     given: dict[str, Any] = {}
     if methods.find(method, "inversion").takes("radians_per_ppm") and inputs.field_strength is not None:
         signal = inputs.magnitude, inputs.mask, inputs.echo_times, inputs.field_strength
@@ -79,14 +99,17 @@ def _invert(inputs: Inputs, method: str) -> Volume:
         rate = r2star_map(inputs.magnitude, inputs.mask, inputs.echo_times)
         given["csf"] = ventricles(rate, inputs.mask, inputs.voxel_size)
     where = inputs.voxel_size, inputs.b0_direction
-    return from_local_field.invert(inputs.local_field, inputs.mask, *where, method=method, **given)
+    chi = from_local_field.invert(
+        inputs.local_field, inputs.mask, *where, method=method, settings=settings or {}, **given
+    )
+    return chi, inputs.mask
 
 
-def _from_phase(inputs: Inputs, method: str) -> Volume:
+def _from_phase(inputs: Inputs, method: str, settings: Settings | None = None) -> tuple[Volume, Mask]:
     assert inputs.phase is not None and inputs.brain_mask is not None and inputs.field_strength is not None
-    chi, _ = methods.call(
+    return methods.call(
         methods.find(method, "from phase"),
-        {},
+        settings or {},
         inputs.phase,
         inputs.magnitude,
         inputs.brain_mask,
@@ -95,14 +118,13 @@ def _from_phase(inputs: Inputs, method: str) -> Volume:
         inputs.voxel_size,
         inputs.b0_direction,
     )
-    return chi
 
 
-def _from_total_field(inputs: Inputs, method: str) -> Volume:
+def _from_total_field(inputs: Inputs, method: str, settings: Settings | None = None) -> tuple[Volume, Mask]:
     assert inputs.total_field is not None and inputs.brain_mask is not None
     arguments = (inputs.total_field, inputs.brain_mask, inputs.voxel_size, inputs.b0_direction)
-    chi, _ = methods.call(methods.find(method, "from total field"), {}, *arguments)
-    return chi
+    chi, _ = methods.call(methods.find(method, "from total field"), settings or {}, *arguments)
+    return chi, inputs.brain_mask
 
 
 ENTRIES: dict[str, Entry] = {

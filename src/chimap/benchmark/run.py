@@ -13,13 +13,13 @@ from chimap import lesion_metrics, metrics, pipeline, regional
 from chimap.arrays import Mask, Shape, Triple, Volume
 from chimap.benchmark import figures
 from chimap.benchmark.cases import TEST_LESION, Case, Person, Simulator, Subject, in_order_of_heads, spot_region
-from chimap.benchmark.inputs import ENTRIES, TRACKS, Inputs, Track
+from chimap.benchmark.inputs import ENTRIES, TRACKS, Inputs, Track, of_scan
 from chimap.benchmark.memory import peak_memory
 from chimap.errors import InputError
 from chimap.methods import Method
 from chimap.physics.units import radians_per_ppm
 from chimap.plan import Plan
-from chimap.scan import Maps, Scan
+from chimap.scan import Maps
 from chimap.segmentation import CALCIFICATION, HAEMORRHAGE, Segmentation, region
 from chimap.simulation.head import Head
 
@@ -171,7 +171,9 @@ def run(
                 picture = figures.Picture(subject, name, upright=case.head_follows)
                 given: dict[Track, Inputs | None] = {
                     "inversion": _of_truth(subject, person.seed),
-                    "full chain": _of_fields(subject.scan, maps),
+                    "full chain": None
+                    if maps is None
+                    else of_scan(subject.scan, maps.local_field, maps.mask, maps.total_field, maps.brain_mask),
                 }
                 for track in TRACKS:
                     step(f"{case.name}: {track}")
@@ -232,23 +234,6 @@ def _of_truth(subject: Subject, seed: int) -> Inputs:
     )
 
 
-def _of_fields(scan: Scan, maps: Maps | None) -> Inputs | None:
-    if maps is None:
-        return None
-    return Inputs(
-        maps.local_field * maps.mask,
-        maps.mask,
-        scan.voxel_size,
-        scan.b0_direction,
-        total_field=maps.total_field * maps.brain_mask,
-        brain_mask=maps.brain_mask,
-        phase=scan.phase,
-        magnitude=scan.magnitude,
-        echo_times=scan.echo_times,
-        field_strength=scan.field_strength,
-    )
-
-
 def _measured(
     row: Row,
     method: Method,
@@ -263,7 +248,7 @@ def _measured(
     try:
         given = inputs.to(device)
         start = _now(device)
-        chi = ENTRIES[method.stage].call(given, method.name)
+        chi, _ = ENTRIES[method.stage].call(given, method.name)
         seconds = _now(device) - start
         chi = chi.float().cpu()
         if not torch.isfinite(chi[inside]).all():
