@@ -403,7 +403,7 @@ METHODS: tuple[Method, ...] = (
         "iqsm+",
         "from phase",
         "chimap.inversion.single_step:from_phase",
-        "Network from the wrapped phase of each echo in one step, any direction of B0; other voxels resampled to 1 mm",
+        "Network from the wrapped phase in one step, any direction of B0; other voxels resampled to 1 mm",
         "Gao et al. 2024, doi:10.1016/j.media.2024.103160",
         ("phase", "mask", "echo times", "magnitude (optional)"),
         "2 s an echo; 4 s without bfloat16",

@@ -1,7 +1,5 @@
 """TGV-QSM: from wrapped phase to chi in one step, the background being what no chi in the mask has to explain."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,7 +8,6 @@ from chimap.arrays import Echoes, Mask, Shape, Triple, Volume
 from chimap.errors import InputError
 from chimap.inversion.admm import Slopes, padded
 from chimap.linalg import (
-    ahead,
     behind,
     bounding_box,
     crop,
@@ -22,6 +19,7 @@ from chimap.linalg import (
     symmetrised_gradient,
 )
 from chimap.physics.dipole import unit_vector
+from chimap.physics.phase import steps_ahead
 from chimap.physics.units import radians_per_ppm
 
 # What follows changes the way to the result, not the result.
@@ -33,7 +31,6 @@ GRADIENT_STEP = 0.005
 BEND_STEP = 0.0015
 """and changes of these gradients [ppm/mm^2]."""
 RELAXATION = 1.8
-TURN = 2 * math.pi
 CHECK_EVERY = 5
 """Iterations between two looks at whether to stop."""
 EQUATION = 5.0
@@ -122,20 +119,15 @@ def laplacian_of_field(
 ) -> tuple[Volume, Mask]:
     """Laplacian of the field [ppm/mm^2], (x, y, z), from wrapped differences of neighbours, and where it was measured.
 
-    Each echo's differences are put at the turn that those of the echoes before predict: it is enough that neighbours
-    are less than half a turn apart in the first one. Voxels at the faces of the grid lack neighbours.
+    It is enough that neighbours are less than half a turn apart in the first echo. Voxels at the faces of the grid lack
+    neighbours.
     """
     strengths = torch.ones_like(phase) if magnitude is None else magnitude
     weight = (strengths * phase.new_tensor(echo_times).reshape(-1, 1, 1, 1)).square()
     total = torch.zeros_like(phase[0])
     for axis, size in zip((-3, -2, -1), voxel_size, strict=True):
-        rate, seen = torch.zeros_like(total), 0.0  # of the difference [rad/s]
-        for echo, echo_time, share in zip(phase, echo_times, weight, strict=True):
-            expected = rate * echo_time
-            step = ahead(echo, axis, 1.0).sub_(expected)
-            step += expected - TURN * (step / TURN).round()
-            rate = (rate * seen + step * echo_time) / (seen + echo_time**2)
-            seen += echo_time**2
+        steps, _ = steps_ahead(phase, magnitude, echo_times, axis)
+        for step, echo_time, share in zip(steps, echo_times, weight, strict=True):
             total += share * behind(step, axis, size**2) / radians_per_ppm(echo_time, field_strength)
     weights = weight.sum(dim=0)
     return total / weights.clamp_min(torch.finfo(weights.dtype).tiny), weights > 0

@@ -184,7 +184,7 @@ def methods_paragraph(scan: Scan, maps: Maps, plan: Plan) -> str:
     kept = int(maps.mask.sum()) / max(int(maps.brain_mask.sum()), 1)
     if last == "from phase":
         sentences.append(
-            f"Susceptibility was computed from the wrapped phase of each echo in one step with {named(last)}, for "
+            f"Susceptibility was computed from the wrapped phase in one step with {named(last)}, for "
             f"{100 * kept:.1f} % of the brain mask; for comparison, the background field was removed from the total "
             f"field with {named(removal)}."
         )
@@ -193,7 +193,7 @@ def methods_paragraph(scan: Scan, maps: Maps, plan: Plan) -> str:
             f"Local field and susceptibility were computed from the total field in one step with {named(last)}."
         )
     else:
-        removed = "The local field was found in the wrapped phase of each echo"
+        removed = "The local field was found in the wrapped phase"
         if removal == "background":
             removed = "The background field was removed"
         sentences.append(
