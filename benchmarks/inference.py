@@ -5,9 +5,10 @@
 NAME is a method whose weights are shipped; "full" is uQSM+ at the width of its paper, with random weights. Prints the
 floating-point operations of one pass over the whole grid (of convolutions; FFTs are not counted), the seconds of the
 best of five passes in float32 and in bfloat16, and those seconds over what the operations would take at the peak of one
-large convolution. NeXtQSM's pass begins at a local field, as that of pdf-tv, which is not counted. For trained weights
-also what bfloat16 changes: the difference of both maps of the built-in head [% of chi's SD], and each's error; full
-chain where the network starts before the local field.
+large convolution. NeXtQSM's pass begins at a local field, as that of pdf-tv, which is not counted there. For trained
+weights also the seconds of the whole method on a head of this size, as a user calls it, of one echo and of five where
+it takes the phase; and what bfloat16 changes: the difference of both maps of a smaller head [% of chi's SD], and each's
+error, full chain where the network starts before the local field.
 """
 
 import argparse
@@ -20,7 +21,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from chimap import metrics, pipeline
+from chimap import methods, metrics, pipeline
+from chimap.benchmark.inputs import ENTRIES, of_scan
 from chimap.commands.console import keep_freed_memory
 from chimap.inversion.learned import by_network
 from chimap.networks.apply import outputs, predict
@@ -56,6 +58,7 @@ def main() -> None:
                 times = f"{seconds:.2f} s, {seconds / ideal:.2f} x of its peak time"
                 print(f"{name:<8} {work:.0f} GFLOP  {kind:<8} {times}")
             if name != "full":
+                print_seconds_of_method(name, n, echoes=(1, 5) if trained.takes == "phase" else (1,))
                 print_cost_of_bf16(name, full_chain=trained.takes != "local field")
 
 
@@ -100,6 +103,21 @@ def peak(*, low: bool) -> float:
     if low:
         layer, volume = layer.bfloat16(), volume.bfloat16()
     return 2 * 64**3 * 64 * 64 * 27 / best_of(lambda: layer(volume), 10) / 1e9
+
+
+def print_seconds_of_method(name: str, n: int, *, echoes: tuple[int, ...]) -> None:
+    """Of everything from what the method takes to chi: resampling, background removal, each look at the scan."""
+    method = methods.find(name, *methods.TO_CHI)
+    head = built_in_head((n, n, n), (1.0, 1.0, 1.0))
+    for many in echoes:
+        scan, truth = acquire(head, echo_times=[0.024 * (one + 1) / many for one in range(many)])
+        given = of_scan(scan, truth.local_field, head.mask, truth.total_field, head.mask)
+        low, high = (
+            best_of(partial(ENTRIES[method.stage].call, given, name, {name: {"bf16": bf16}}), 2)
+            for bf16 in (True, False)
+        )
+        what = f"{many} echo{'es' if many > 1 else ''}" if method.stage == "from phase" else "whole method"
+        print(f"{name:<8} {what}: {low:.2f} s in bfloat16, {high:.2f} s in float32")
 
 
 def print_cost_of_bf16(name: str, *, full_chain: bool) -> None:
