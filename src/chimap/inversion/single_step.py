@@ -79,14 +79,10 @@ def from_phase(
         size, b0 = frame.voxel_size, frame.b0_direction
         inside = sampled(scan_mask.float(), frame.matrix, frame.offset, frame.shape, order=1) > 0.5
     network = trained.network.to(phase.device)
-    echoes, strengths = [], []
-    for index in range(len(echo_times)):
-        strength = torch.ones_like(phase[index]) if magnitude is None else magnitude[index]
-        wrapped, strength = _in_frame(phase[index][box], strength[box], frame)
-        echoes.append(wrapped)
-        strengths.append(strength)
-    wrapped = torch.stack(echoes)
-    shares = echo_shares(wrapped, None if magnitude is None else torch.stack(strengths), inside, echo_times)
+    strength = torch.ones_like(phase) if magnitude is None else magnitude
+    echoes = [_in_frame(*echo, frame) for echo in zip(phase[:, *box], strength[:, *box], strict=True)]
+    wrapped, strength = (torch.stack(part) for part in zip(*echoes, strict=True))
+    shares = echo_shares(wrapped, strength, inside, echo_times)
     with torch.no_grad(), torch.autocast(phase.device.type, torch.bfloat16, enabled=bf16):
         chi = predict(
             network,

@@ -126,7 +126,7 @@ def laplacian_of_field(
     weight = (strengths * phase.new_tensor(echo_times).reshape(-1, 1, 1, 1)).square()
     total = torch.zeros_like(phase[0])
     for axis, size in zip((-3, -2, -1), voxel_size, strict=True):
-        steps, _ = steps_ahead(phase, magnitude, echo_times, axis)
+        steps, _ = steps_ahead(phase, strengths, echo_times, axis)
         for step, echo_time, share in zip(steps, echo_times, weight, strict=True):
             total += share * behind(step, axis, size**2) / radians_per_ppm(echo_time, field_strength)
     weights = weight.sum(dim=0)

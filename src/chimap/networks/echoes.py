@@ -18,7 +18,7 @@ STEEPEST = math.pi / 2
 
 
 def echo_shares(
-    phase: Echoes, magnitude: Echoes | None, mask: Mask, echo_times: tuple[float, ...], *, steepest: float = STEEPEST
+    phase: Echoes, magnitude: Echoes, mask: Mask, echo_times: tuple[float, ...], *, steepest: float = STEEPEST
 ) -> Echoes:
     """Weights (magnitude TE)^2, the inverse variances, of the echoes whose phase is not too steep; the first always.
 
@@ -27,7 +27,7 @@ def echo_shares(
 
     Args:
         phase: Wrapped [rad], (echo, x, y, z), ascending echo times.
-        magnitude: Same shape, or None: then weights are TE^2.
+        magnitude: Same shape; ones where there is none.
         mask: (x, y, z). Nothing outside is looked at.
         echo_times: [s].
         steepest: Largest step to a neighbour [rad].
@@ -35,9 +35,8 @@ def echo_shares(
     Returns:
         Shares as `phase`, of sum 1 in every voxel.
     """
-    weights = phase.new_tensor(echo_times).square().reshape(-1, 1, 1, 1).expand_as(phase).clone()
-    if magnitude is not None:
-        weights *= magnitude.square() + 1e-6 * magnitude.square().mean() + 1e-30
+    squares = magnitude.square()
+    weights = (squares + 1e-6 * squares.mean() + 1e-30) * phase.new_tensor(echo_times).square().reshape(-1, 1, 1, 1)
     if len(echo_times) > 1:
         # what a Laplacian sees of a voxel is 27 of them
         slope = max_pool3d(_steepest_slope(phase, magnitude, mask, echo_times)[None], 3, stride=1, padding=1)[0]
@@ -46,7 +45,7 @@ def echo_shares(
     return weights / weights.sum(dim=0)
 
 
-def _steepest_slope(phase: Echoes, magnitude: Echoes | None, mask: Mask, echo_times: tuple[float, ...]) -> Volume:
+def _steepest_slope(phase: Echoes, magnitude: Echoes, mask: Mask, echo_times: tuple[float, ...]) -> Volume:
     """Largest change of phase over echo time from a voxel to one of its six neighbours [rad/s], (x, y, z)."""
     steepest = torch.zeros_like(phase[0])
     for axis in (-3, -2, -1):

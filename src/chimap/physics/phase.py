@@ -16,9 +16,7 @@ def wrap(phase: Tensor) -> Tensor:
     return phase - TURN * torch.round(phase / TURN)
 
 
-def steps_ahead(
-    phase: Echoes, magnitude: Echoes | None, echo_times: tuple[float, ...], axis: int
-) -> tuple[Echoes, Volume]:
+def steps_ahead(phase: Echoes, magnitude: Echoes, echo_times: tuple[float, ...], axis: int) -> tuple[Echoes, Volume]:
     """Differences to the next voxel along an axis, and their line over the echoes, without unwrapping in space.
 
     Each echo's are put at the turn that those of the echoes before predict: it is enough that neighbours are less than
@@ -26,7 +24,7 @@ def steps_ahead(
 
     Args:
         phase: Wrapped [rad], (echo, x, y, z), ascending echo times.
-        magnitude: Same shape, or None.
+        magnitude: Same shape; ones where there is none.
         echo_times: [s].
         axis: -3, -2 or -1. The voxel after the last one is the first.
 
@@ -41,7 +39,7 @@ def steps_ahead(
         step = steps[index]
         step.copy_(ahead(phase[index], axis, 1.0).sub_(expected))
         step += expected - TURN * (step / TURN).round()
-        weight = torch.ones_like(step) if magnitude is None else magnitude[index] * magnitude[index].roll(-1, axis)
+        weight = magnitude[index] * magnitude[index].roll(-1, axis)
         moment += weight * echo_time * step
         total += weight * echo_time**2
     return steps, moment / total
