@@ -4,10 +4,12 @@
 
 METHOD is an inversion of the local field, of the total field or of the phase, or the best.safetensors of a training of
 one. Each starts from the true field of its stage with its error, or from the phase. Printed for each case: NRMSE [%],
-NRMSE where there is no lesion (no |chi| above 0.4 ppm), and the mean chi [ppm] of the lesions, found and true.
+NRMSE where there is no lesion (no |chi| above 0.4 ppm), the mean chi [ppm] of the lesions, found and true, and the volume
+[mm^3] of what looks like one and is none; some of it is the rim of lesions.
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import torch
@@ -30,8 +32,8 @@ def main() -> None:
     options = parser.parse_args()
     keep_freed_memory()
     simulate = Simulator(people([] if options.labels is None else read_packed(options.labels)[:1])[0], SCALES["full"])
-    print("| case | method | NRMSE [%] | tissue [%] | lesions [ppm] | true [ppm] |")
-    print("| --- | --- | ---: | ---: | ---: | ---: |")
+    print("| case | method | NRMSE [%] | tissue [%] | lesions [ppm] | true [ppm] | invented [mm³] |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for case in chosen(options.cases):
         subject = simulate(case)
         truth, mask = subject.truth, subject.head.mask
@@ -44,7 +46,8 @@ def main() -> None:
             lesions, tissue = valid & (true.abs() > STRONG), valid & (true.abs() <= STRONG)
             errors = [f"{metrics.nrmse(chi, true, where, demean=True):.1f}" for where in (valid, tissue)]
             means = [f"{float(volume[lesions].mean()):.2f}" for volume in (chi, true)]
-            print("| " + " | ".join([case.name, method.label, *errors, *means]) + " |", flush=True)
+            invented = f"{int((tissue & (chi.abs() > STRONG)).sum()) * math.prod(given.voxel_size):.0f}"
+            print("| " + " | ".join([case.name, method.label, *errors, *means, invented]) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -355,6 +355,8 @@ def test_a_training_begins_with_the_weights_of_another(label_map, tmp_path, caps
     assert record["begun"]["seconds"] == before["seconds"] and len(settings.start) == 16
     publish(tmp_path / "second", "mine", [label_map], tmp_path / "weights")
     assert "weights of `qsmnet`, step 2 of 2" in (tmp_path / "weights" / "mine.md").read_text()
+    with pytest.raises(InputError, match="is not what the training began with"):
+        publish(tmp_path / "second", "mine", [label_map], tmp_path / "weights", start=tmp_path / "heads.npz")
     capsys.readouterr()
     for extra, words in [
         (["--start", str(first), "--set", "network.base=4"], "is not the"),
@@ -365,6 +367,26 @@ def test_a_training_begins_with_the_weights_of_another(label_map, tmp_path, caps
         assert main([*command, str(tmp_path / "third"), *extra]) == 2
         assert words in capsys.readouterr().err
         assert not (tmp_path / "third").exists()
+
+
+def test_published_weights_may_be_the_mean_of_what_was_and_what_became(label_map, tmp_path):
+    write_packed(tmp_path / "heads.npz", [label_map, label_map])
+    small = [part for text in [*TINY, *OF_KIND["unet"]] for part in ("--set", text)]
+    command = ["train", "qsmnet", "--data", str(tmp_path / "heads.npz"), "--steps", "1", *small, "--output"]
+    assert main([*command, str(tmp_path / "first")]) == 0
+    start = tmp_path / "first" / "best.safetensors"
+    assert main([*command, str(tmp_path / "second"), "--start", str(start), "--seed", "5"]) == 0
+    path = publish(tmp_path / "second", "mine", [label_map], tmp_path / "weights", start=start, share=0.25)
+    before, after, found = (read_best(one)[0] for one in (start, tmp_path / "second" / "best.safetensors", path))
+    moved = 0.0
+    for name, value in found.items():
+        if not value.is_floating_point():
+            continue
+        expected = 0.25 * before[name] + 0.75 * after[name]
+        torch.testing.assert_close(value, expected, atol=0.01 * float(expected.abs().max()) + 1e-6, rtol=0)
+        moved += float((after[name] - before[name]).abs().sum())
+    assert moved > 0
+    assert "step 1, by 75%, and of what it was begun with, by 25%" in path.with_suffix(".md").read_text()
 
 
 def test_xqsm_begins_as_xqsm_plus_is_on_axial_scans(label_map, tmp_path):

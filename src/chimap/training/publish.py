@@ -1,10 +1,13 @@
 """From a finished training to weights that come with the package: small, with a card and a checksum.
 
     python -m chimap.training.publish RUN NAME --validation PACKED [--folder src/chimap/weights]
+        [--start FILE --share S]
 
 RUN is the output folder of `chimap train`, PACKED what it was judged by, NAME the method's. The card says what was
 done, so that it can be done again; scores on the benchmark are added by hand from its table, with the command that made
-it.
+it. With --start, the weights are the mean of those that the training ended with and, by that share, of FILE, which it
+began with: what those knew is not lost over what was learned since (Wortsman et al. 2022,
+doi:10.1109/CVPR52688.2022.00780).
 """
 
 import argparse
@@ -18,7 +21,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safetensors.torch import save_file
+from torch import Tensor
 
+from chimap.errors import InputError
 from chimap.networks.build import build
 from chimap.networks.weights import FOLDER, SUFFIX, SUMS, packed, read_trained
 from chimap.simulation.labels import LabelMap, read_packed
@@ -32,7 +37,9 @@ TOLD = ("variational", "proximal", "affine")
 """Kinds of networks that are told the direction of B0 whatever their shape says."""
 
 
-def publish(run: Path, name: str, people: Sequence[LabelMap], folder: Path) -> Path:
+def publish(
+    run: Path, name: str, people: Sequence[LabelMap], folder: Path, *, start: Path | None = None, share: float = 0.5
+) -> Path:
     """Write <name>.safetensors, its card <name>.md, and its line in SHA256SUMS.
 
     Weights are stored in 8 bits where that adds less than `MOST_LOSS` to the error on the validation samples, and in
@@ -43,11 +50,18 @@ def publish(run: Path, name: str, people: Sequence[LabelMap], folder: Path) -> P
         name: Of the method.
         people: That it was judged by.
         folder: To write to.
+        start: What the training began with, where weights are to be the mean of both.
+        share: Of those in the mean.
 
     Returns:
         The weights' file.
+
+    Raises:
+        InputError: The training did not begin with `start`.
     """
     weights, settings, record = read_best(run / "best.safetensors")
+    if start is not None:
+        weights = mean_with(start, weights, settings, share)
     about = json.loads((run / "about.json").read_text())
     entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +74,9 @@ def publish(run: Path, name: str, people: Sequence[LabelMap], folder: Path) -> P
         save_file(packed(weights, bits), file, metadata=metadata)
         file.chmod(0o644)  # safetensors writes for its owner alone
         errors[bits] = validate(read_trained(file).network, samples, settings)
-    exact = validate(read_trained(run / "best.safetensors").network, samples, settings)
+    network = build(settings.network).eval()
+    network.load_state_dict(weights)
+    exact = validate(network, samples, settings)
     bits = 8 if errors[8] - exact < MOST_LOSS else 16
     os.replace(hidden.pop(bits), path)
     for file in hidden.values():
@@ -74,6 +90,7 @@ def publish(run: Path, name: str, people: Sequence[LabelMap], folder: Path) -> P
     lines.append(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}")
     sums.write_text("\n".join(sorted(lines, key=lambda line: line.split()[1])) + "\n")
 
+    mean = "" if start is None else f", by {1 - share:.0%}, and of what it was begun with, by {share:.0%}"
     score = score_name(settings)
     count = sum(parameter.numel() for parameter in build(settings.network).parameters())
     judged = [(entry["step"] + 1, entry["validation"]) for entry in entries if "validation" in entry]
@@ -89,7 +106,7 @@ def publish(run: Path, name: str, people: Sequence[LabelMap], folder: Path) -> P
 - **Seed**: {settings.seed}
 - **Begun** with {begun(record)}
 - **Steps**: {entries[-1]["step"] + 1} of {settings.steps}, batch {settings.batch}; these are the averaged weights of
-  step {record["step"]}
+  step {record["step"]}{mean}
 - **Time**: {record["seconds"]:.0f} s until then, on {about["device"]}, {about["threads"]} threads, torch
   {about["torch"]}
 - **Score**: {score} {record["score"]:.2f} % on {settings.validation_samples} validation samples with 50 % field error
@@ -119,6 +136,20 @@ The command with `--steps {settings.steps}` gives these again, on the same devic
 ```
 """)
     return path
+
+
+def mean_with(start: Path, weights: dict[str, Tensor], settings: Settings, share: float) -> dict[str, Tensor]:
+    """The mean of the weights that a training began and ended with, the first ones by a share.
+
+    Raises:
+        InputError: It did not begin with those.
+    """
+    if hashlib.sha256(start.read_bytes()).hexdigest()[:16] != settings.start:
+        raise InputError(f"{start} is not what the training began with")
+    before, _, _ = read_best(start)
+    return {
+        name: value.lerp(before[name], share) if value.is_floating_point() else value for name, value in weights.items()
+    }
 
 
 def begun(record: Mapping[str, Any]) -> str:
@@ -166,8 +197,11 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--validation", type=Path, required=True)
     parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--start", type=Path)
+    parser.add_argument("--share", type=float, default=0.5)
     options = parser.parse_args()
-    print(publish(options.run, options.name, read_packed(options.validation), options.folder))
+    people = read_packed(options.validation)
+    print(publish(options.run, options.name, people, options.folder, start=options.start, share=options.share))
 
 
 if __name__ == "__main__":
