@@ -4,8 +4,8 @@
 
 METHOD is an inversion of the local field, of the total field or of the phase, or the best.safetensors of a training of
 one. Each starts from the true field of its stage with its error, or from the phase. Printed for each case: NRMSE [%],
-NRMSE where there is no lesion (no |chi| above 0.4 ppm), the mean chi [ppm] of the lesions, found and true, and the volume
-[mm^3] of what looks like one and is none; some of it is the rim of lesions.
+NRMSE where there is no lesion (no |chi| above 0.4 ppm), the mean chi [ppm] of the lesions, found and true, and the
+volume [mm^3] of what looks like one and is none; some of it is the rim of lesions.
 """
 
 import argparse

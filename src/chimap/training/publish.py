@@ -62,21 +62,21 @@ def publish(
     weights, settings, record = read_best(run / "best.safetensors")
     if start is not None:
         weights = mean_with(start, weights, settings, share)
+    samples = validation_samples(people, settings)
+    network = build(settings.network).eval()
+    network.load_state_dict(weights)
+    exact = record["score"] = validate(network, samples, settings)
     about = json.loads((run / "about.json").read_text())
     entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}{SUFFIX}"
     metadata = {"settings": to_json(settings), "record": json.dumps(record)}
     hidden: dict[Literal[8, 16], Path] = {8: folder / f".{name}.8{SUFFIX}", 16: folder / f".{name}.16{SUFFIX}"}
-    samples = validation_samples(people, settings)
     errors = {}
     for bits, file in hidden.items():
         save_file(packed(weights, bits), file, metadata=metadata)
         file.chmod(0o644)  # safetensors writes for its owner alone
         errors[bits] = validate(read_trained(file).network, samples, settings)
-    network = build(settings.network).eval()
-    network.load_state_dict(weights)
-    exact = validate(network, samples, settings)
     bits = 8 if errors[8] - exact < MOST_LOSS else 16
     os.replace(hidden.pop(bits), path)
     for file in hidden.values():
