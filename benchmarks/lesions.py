@@ -1,6 +1,6 @@
 """chi of lesions and of the tissue around them, by method, in the true mask.
 
-    python benchmarks/lesions.py [--labels PACKED] [--cases NAME ...] METHOD ...
+    python benchmarks/lesions.py [--labels PACKED] [--cases NAME ...] [--set METHOD.NAME=VALUE ...] METHOD ...
 
 METHOD is an inversion of the local field, of the total field or of the phase, or the best.safetensors of a training of
 one. Each starts from the true field of its stage with its error, or from the phase. Printed for each case: NRMSE [%],
@@ -29,7 +29,9 @@ def main() -> None:
     parser.add_argument("methods", nargs="+")
     parser.add_argument("--labels", type=Path)
     parser.add_argument("--cases", nargs="+", default=["haemorrhage-real", "calcification-real"])
+    parser.add_argument("--set", nargs="+", default=[])
     options = parser.parse_args()
+    settings = methods.settings_from_text(options.set)
     keep_freed_memory()
     simulate = Simulator(people([] if options.labels is None else read_packed(options.labels)[:1])[0], SCALES["full"])
     print("| case | method | NRMSE [%] | tissue [%] | lesions [ppm] | true [ppm] | invented [mm³] |")
@@ -42,7 +44,7 @@ def main() -> None:
         for name in options.methods:
             method = methods.find(name, "inversion", "from phase", "from total field")
             with torch.no_grad():
-                chi, valid = ENTRIES[method.stage].call(given, method.name)
+                chi, valid = ENTRIES[method.stage].call(given, method.name, settings)
             lesions, tissue = valid & (true.abs() > STRONG), valid & (true.abs() <= STRONG)
             errors = [f"{metrics.nrmse(chi, true, where, demean=True):.1f}" for where in (valid, tissue)]
             means = [f"{float(volume[lesions].mean()):.2f}" for volume in (chi, true)]

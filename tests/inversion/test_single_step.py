@@ -66,6 +66,18 @@ def test_echoes_of_one_field_are_one_to_the_network(scene, weights):
     assert apart[1] < 0.4 * apart[0]
 
 
+def test_echoes_that_are_too_steep_are_left_out(scene, weights):
+    phase, magnitude, mask = scene
+    times = (0.01, 0.02)
+
+    def chi(echoes, **options):
+        return from_phase(echoes, magnitude, mask, times[: len(echoes)], 3.0, MM, Z, weights=weights, **options)[0]
+
+    alone = from_phase(phase[:1], magnitude[:1], mask, times[:1], 3.0, MM, Z, weights=weights)[0]
+    torch.testing.assert_close(chi(phase, steepest=0.0), alone)
+    assert float((chi(phase, steepest=10.0) - alone).abs().max()) > 1e-3 * float(alone.abs().max())
+
+
 def test_a_network_is_shown_the_images_that_it_is_asked_to(scene, tmp_path):
     phase, _, mask = scene
     shape = replace(SHAPE, standard_frame=True)

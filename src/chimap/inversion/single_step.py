@@ -12,7 +12,7 @@ from chimap.inversion.learned import MARGIN, trained_by
 from chimap.inversion.total_field import pdf_tv
 from chimap.linalg import bounding_box
 from chimap.networks.apply import mirror_images, outputs, predict
-from chimap.networks.echoes import echo_shares
+from chimap.networks.echoes import STEEPEST, echo_shares
 from chimap.networks.laplacian import interior
 from chimap.networks.precision import BF16
 from chimap.networks.variational import VariationalNet
@@ -34,6 +34,7 @@ def from_phase(
     weights: str | Path,
     turn: bool = True,
     images: int = 3,
+    steepest: float = STEEPEST,
     bf16: bool = BF16,
 ) -> tuple[Volume, Mask]:
     """What a network finds in the wrapped phase of all echoes.
@@ -55,6 +56,7 @@ def from_phase(
             Affined-iQSM then, and iQSM without.
         images: A network that is told the direction of B0 is shown up to so many mirror images of the scan
             (`networks.apply.mirror_images`), and chi is the mean of what it finds.
+        steepest: Echoes whose phase [rad] differs more from voxel to voxel are left out there, but for the first.
         bf16: Convolutions in bfloat16: faster where the processor has them, and a little less exact.
 
     Returns:
@@ -82,7 +84,7 @@ def from_phase(
     strength = torch.ones_like(phase) if magnitude is None else magnitude
     echoes = [_in_frame(*echo, frame) for echo in zip(phase[:, *box], strength[:, *box], strict=True)]
     wrapped, strength = (torch.stack(part) for part in zip(*echoes, strict=True))
-    shares = echo_shares(wrapped, strength, inside, echo_times)
+    shares = echo_shares(wrapped, strength, inside, echo_times, steepest=steepest)
     with torch.no_grad(), torch.autocast(phase.device.type, torch.bfloat16, enabled=bf16):
         chi = predict(
             network,
