@@ -396,7 +396,7 @@ METHODS: tuple[Method, ...] = (
         "iQSM+ for axial scans, not told B0: others are turned to it (Affined-iQSM), or with --set iqsm.turn=no not",
         "Gao et al. 2022, doi:10.1016/j.neuroimage.2022.119410",
         ("phase", "mask", "echo times", "magnitude (optional)"),
-        "4 s an echo",
+        "3 s",
         weights="iqsm",
     ),
     Method(
@@ -406,7 +406,7 @@ METHODS: tuple[Method, ...] = (
         "Network from the wrapped phase in one step, any direction of B0; other voxels resampled to 1 mm",
         "Gao et al. 2024, doi:10.1016/j.media.2024.103160",
         ("phase", "mask", "echo times", "magnitude (optional)"),
-        "2 s an echo; 4 s without bfloat16",
+        "6 s for one echo, 8 s for five",
         weights="iqsm+",
     ),
     Method(
