@@ -99,9 +99,7 @@ def _invert(inputs: Inputs, method: str, settings: Settings | None = None) -> tu
         rate = r2star_map(inputs.magnitude, inputs.mask, inputs.echo_times)
         given["csf"] = ventricles(rate, inputs.mask, inputs.voxel_size)
     where = inputs.voxel_size, inputs.b0_direction
-    chi = from_local_field.invert(
-        inputs.local_field, inputs.mask, *where, method=method, settings=settings or {}, **given
-    )
+    chi = from_local_field.invert(inputs.local_field, inputs.mask, *where, method=method, settings=settings, **given)
     return chi, inputs.mask
 
 
